@@ -1,0 +1,1 @@
+"""Farm: a LoRA-aware render farm for diffusion models."""

@@ -1,0 +1,1 @@
+"""SQL: engine, types, typed models."""

@@ -1,0 +1,39 @@
+"""Workers and the leases of leading schedulers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Mapped, mapped_column
+
+from farm.db.models.base import Base
+
+
+class Worker(Base):
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    device: Mapped[str]
+    #: up, draining (finishes, takes nothing new), gone
+    state: Mapped[str] = mapped_column(default="up")
+    #: asked for by an operator; the worker obeys with its next heartbeat
+    drain_requested: Mapped[bool] = mapped_column(default=False)
+    #: farm.jobs.reports.WorkerReport as JSON
+    report: Mapped[dict[str, Any]]
+    #: heartbeat counter: what leases go by, never the clock
+    seq: Mapped[int] = mapped_column(default=0)
+    started_at: Mapped[datetime]
+    last_seen: Mapped[datetime]
+
+
+class Lease(Base):
+    """Who leads. Taken over when (epoch, seq) stands still for a lease on the taker's own monotonic clock."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str]
+    epoch: Mapped[int] = mapped_column(default=0)
+    seq: Mapped[int] = mapped_column(default=0)

@@ -1,0 +1,160 @@
+"""Jobs, their attempts, events, batches, pictures and what is to be delivered."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from farm.db.models.base import Base
+
+
+class Batch(Base):
+    __tablename__ = "batches"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    name: Mapped[str]
+    total: Mapped[int]
+    created_at: Mapped[datetime]
+    cancel_requested_at: Mapped[datetime | None]
+
+
+class Job(Base):
+    """What was asked, where it stands. Only `farm.jobs` writes `state`; every change is one guarded statement."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint("state in ('queued','assigned','running','succeeded','failed','cancelled')", name="state"),
+        CheckConstraint("(state in ('assigned','running')) = (worker_id is not null)", name="worker"),
+        CheckConstraint("(state = 'succeeded') = (result_attempt is not null)", name="result"),
+        CheckConstraint("state <> 'queued' or cancel_requested_at is null", name="cancel"),
+        # the scheduler's window: groups of what waits, in order
+        Index("ix_jobs_waiting", "state", "priority", "model_key", "network_set", "id"),
+        Index("ix_jobs_owner_list", "owner_id", "id"),
+        Index("ix_jobs_owner_state", "owner_id", "state", "id"),
+        Index("ix_jobs_batch_state", "batch_id", "state"),
+        Index("ix_jobs_worker", "worker_id", "state"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id"))
+    #: row of the batch, from 0
+    batch_index: Mapped[int | None]
+
+    state: Mapped[str] = mapped_column(default="queued")
+    #: number of the attempt that owns the job; only grows
+    attempt: Mapped[int] = mapped_column(default=0)
+    worker_id: Mapped[str | None]
+    #: heartbeat counter of the running attempt
+    hb_seq: Mapped[int] = mapped_column(default=0)
+    #: 0 interactive, 1 normal, 2 bulk
+    priority: Mapped[int] = mapped_column(default=1)
+
+    #: farm.jobs.spec.JobSpec with every default filled in
+    spec: Mapped[dict[str, Any]]
+    #: [{"name", "sha256", "size", "file_name", "type", "base_model", "adapter_id"}]: pinned by content
+    networks: Mapped[list[dict[str, Any]]]
+    warnings: Mapped[list[str]]
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    model_key: Mapped[str]
+    network_set: Mapped[str]
+    batch_key: Mapped[str]
+
+    #: while running: fetching, loading, patching, sampling, uploading
+    stage: Mapped[str | None]
+    step: Mapped[int] = mapped_column(default=0)
+    steps: Mapped[int]
+    crash_count: Mapped[int] = mapped_column(default=0)
+    retry_count: Mapped[int] = mapped_column(default=0)
+    #: messages sent for the present assignment
+    sends: Mapped[int] = mapped_column(default=0)
+    #: stable code of why it failed, and a sentence for a person
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    #: why it waits, in words, written by the scheduler
+    wait_reason: Mapped[str | None]
+    estimated_start: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]
+    result_attempt: Mapped[int | None]
+    webhook: Mapped[str | None]
+
+    created_at: Mapped[datetime]
+    assigned_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Attempt(Base):
+    """One try of a job on one worker."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    worker_id: Mapped[str]
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    #: succeeded, failed, cancelled, lost, drained, transient
+    outcome: Mapped[str | None]
+    detail: Mapped[str | None]
+    #: seconds by stage: fetching, loading, patching, sampling, uploading; and counts: cache hits, bytes
+    timings: Mapped[dict[str, Any]]
+
+
+class JobEvent(Base):
+    """One transition of a job, written in the transition's own transaction."""
+
+    __tablename__ = "job_events"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    attempt: Mapped[int]
+    #: name of the transition in farm.jobs.states
+    transition: Mapped[str]
+    state: Mapped[str]
+    detail: Mapped[str | None]
+    at: Mapped[datetime]
+
+
+class Image(Base):
+    __tablename__ = "images"
+    __table_args__ = (UniqueConstraint("job_id", "index"), Index("ix_images_owner_list", "owner_id", "id"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    #: picture of the job, from 0
+    index: Mapped[int]
+    seed: Mapped[int]
+    width: Mapped[int]
+    height: Mapped[int]
+    object_key: Mapped[str]
+    sha256: Mapped[str]
+    size: Mapped[int]
+    #: the JSON that also stands in the file
+    info: Mapped[dict[str, Any]]
+    starred: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime]
+    deleted_at: Mapped[datetime | None]
+
+
+class Outbox(Base):
+    """A webhook to deliver, written with the transition that caused it."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    url: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    tries: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime] = mapped_column(index=True)
+    delivered_at: Mapped[datetime | None]
+    #: what the last try answered
+    last_error: Mapped[str | None]
+    created_at: Mapped[datetime]

@@ -1,0 +1,1 @@
+"""The only door to job state: submit, claim, finish, cancel."""

@@ -1,0 +1,1 @@
+"""Adapters: reading, detection, patching. Knows nothing of queues, databases or HTTP."""

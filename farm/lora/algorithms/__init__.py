@@ -1,0 +1,1 @@
+"""One module per adapter algorithm: suffixes, shapes, formula."""

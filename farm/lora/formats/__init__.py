@@ -1,0 +1,1 @@
+"""Adapter files by their header: names, shapes, algorithms, family (torch-free)."""

@@ -1,0 +1,1 @@
+"""Diffusion model families: layouts (torch-free), loading, encoding, the step machine."""

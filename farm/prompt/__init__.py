@@ -1,0 +1,1 @@
+"""The tag language: text in, strengths per layer and step out. Torch-free."""

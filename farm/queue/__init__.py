@@ -1,0 +1,1 @@
+"""Messages and events through Redis. Nothing here is the truth."""

@@ -1,0 +1,1 @@
+"""Decides which worker renders which job. Never imports torch."""

@@ -1,0 +1,1 @@
+"""Bytes: S3 and the content-addressed disk cache."""

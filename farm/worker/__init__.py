@@ -1,0 +1,1 @@
+"""One device: fetch, patch, sample, store, record."""
