@@ -1,0 +1,60 @@
+"""The command `farm`: wires the groups of commands together and maps errors to exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from farm.cli import batch, db, demo, doctor, jobs, lora, loras, models, serve, up, workers
+from farm.cli.errors import EXIT_BAD_INPUT, report
+from farm.errors import FarmError
+
+app = typer.Typer(
+    name="farm",
+    help="A LoRA-aware render farm for diffusion models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+app.command("up")(up.up)
+app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
+app.command("submit")(jobs.submit)
+app.command("worker")(serve.worker)
+app.command("scheduler")(serve.scheduler)
+app.command("web")(serve.web)
+app.command("migrate")(db.upgrade)
+app.add_typer(batch.app, name="batch")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(lora.app, name="lora")
+app.add_typer(loras.app, name="loras")
+app.add_typer(models.app, name="models")
+app.add_typer(workers.app, name="workers")
+app.add_typer(db.app, name="db")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        result = app(args=arguments, prog_name="farm", standalone_mode=False)
+    except FarmError as error:
+        return report(error, as_json="--json" in arguments)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "farm"
+        print(f"farm: {error.format_message()} (see {command} --help)", file=sys.stderr)  # noqa: T201
+        return EXIT_BAD_INPUT
+    except click.Abort:
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+    return result if isinstance(result, int) else 0

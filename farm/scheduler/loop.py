@@ -1,0 +1,202 @@
+"""One scheduler: lead or stand by; each round expire, plan, assign, tell. Everything it knows is read anew from SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session, sessionmaker
+
+from farm.clock import Clock
+from farm.db.models import Job, Worker
+from farm.jobs import attempts, workers
+from farm.scheduler.leader import Leadership
+from farm.scheduler.outbox import Deliver, deliver_due
+from farm.scheduler.plan import Outlook, Snapshot, plan
+from farm.scheduler.reasons import why_waiting
+from farm.scheduler.snapshot import take_snapshot
+from farm.scheduler.watch import StandstillWatch
+
+log = structlog.get_logger()
+
+#: Messages sent for one assignment before it is taken back.
+MAX_SENDS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timers:
+    """Seconds; see the settings of the same names."""
+
+    round_seconds: float
+    lease_seconds: float
+    leader_lease_seconds: float
+    claim_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effects:
+    """What the loop does to the world outside SQL."""
+
+    #: (worker, job, attempt): put the message into the worker's queue
+    send: Callable[[str, str, int], None]
+    #: wait for the wake bell or the seconds given
+    wait: Callable[[float], None]
+    #: (topic, owner, data): tell open pages
+    tell: Callable[[str, str, dict[str, object]], None]
+    deliver: Deliver
+
+
+class Scheduler:
+    """State of one process: whether it leads, and which heartbeats it has seen when."""
+
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        effects: Effects,
+        clock: Clock,
+        timers: Timers,
+        *,
+        holder: str,
+        window: int,
+        crash_limit: int,
+    ):
+        self._sessions = sessions
+        self._effects = effects
+        self._clock = clock
+        self._timers = timers
+        self._window = window
+        self._crash_limit = crash_limit
+        self._leadership = Leadership(holder, timers.leader_lease_seconds)
+        longest = max(timers.round_seconds, 1.0) * 2
+        self._job_watch = StandstillWatch(timers.lease_seconds, longest)
+        self._worker_watch = StandstillWatch(timers.lease_seconds, longest)
+        self._claim_watch = StandstillWatch(timers.claim_seconds, longest)
+
+    @property
+    def leads(self) -> bool:
+        return self._leadership.epoch is not None
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Rounds until `stopping()`; a database that is away pauses them, nothing is decided meanwhile."""
+        while not stopping():
+            try:
+                self.round()
+            except DBAPIError as error:
+                log.warning("database_away", error=str(error.orig))
+            self._effects.wait(self._timers.round_seconds)
+        with self._sessions.begin() as session:
+            self._leadership.release(session)
+
+    def round(self) -> int:
+        """One round; returns the number of jobs assigned. Does nothing while another process leads."""
+        with self._sessions.begin() as session:
+            led_before = self.leads
+            leading = self._leadership.tick(session, self._clock.monotonic())
+        if leading != led_before:
+            log.info("leading" if leading else "standing_by", epoch=self._leadership.epoch)
+        if not leading:
+            return 0
+        standing_still = self._expire()
+        self._send_again()
+        assigned = self._assign(standing_still)
+        deliver_due(self._sessions, self._effects.deliver, self._clock.now())
+        return assigned
+
+    def _expire(self) -> set[str]:
+        """Take back what was lost with its worker; returns workers whose heartbeat has stopped."""
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        with self._sessions() as session:
+            running = {
+                (row.id, row.attempt): row.hb_seq
+                for row in session.execute(
+                    select(Job.id, Job.attempt, Job.hb_seq).where(Job.state == "running")
+                )
+            }
+            beating = {
+                row.id: row.seq
+                for row in session.execute(select(Worker.id, Worker.seq).where(Worker.state != "gone"))
+            }
+        for key in self._job_watch.observe(running, monotonic):
+            assert isinstance(key, tuple)
+            job_id, attempt = key
+            with self._sessions.begin() as session:
+                lost = attempts.lose(
+                    session, job_id, attempt, running[job_id, attempt], crash_limit=self._crash_limit, now=now
+                )
+            if lost:
+                log.warning("job_lost", job_id=job_id, attempt=attempt)
+                self._told(job_id)
+        still = {str(key) for key in self._worker_watch.observe(beating, monotonic)}
+        for worker_id in still:
+            with self._sessions.begin() as session:
+                workers.mark_gone(session, worker_id, beating[worker_id], now)
+            log.warning("worker_gone", worker=worker_id)
+        return still
+
+    def _send_again(self) -> None:
+        """Messages may be lost: send again what was not claimed, then take it back."""
+        with self._sessions() as session:
+            rows = session.execute(
+                select(Job.id, Job.attempt, Job.worker_id, Job.sends, Worker.state)
+                .outerjoin(Worker, Worker.id == Job.worker_id)
+                .where(Job.state == "assigned")
+            ).all()
+        unclaimed = {(row.id, row.attempt): row.sends for row in rows}
+        late = set(self._claim_watch.observe(unclaimed, self._clock.monotonic()))
+        for row in rows:
+            gone = row.state in (None, "gone")
+            if not gone and (row.id, row.attempt) not in late:
+                continue
+            with self._sessions.begin() as session:
+                if gone or row.sends >= MAX_SENDS:
+                    attempts.unassign(session, row.id, row.attempt, self._clock.now())
+                    resend = False
+                else:
+                    resend = attempts.note_send(session, row.id, row.attempt)
+            if resend:
+                self._effects.send(row.worker_id, row.id, row.attempt)
+
+    def _assign(self, standing_still: set[str]) -> int:
+        now = self._clock.now()
+        with self._sessions() as session:
+            snapshot = take_snapshot(session, now, self._window, standing_still)
+        assignments, outlooks = plan(snapshot, now)
+        epoch = self._leadership.epoch
+        assert epoch is not None
+        done = []
+        with self._sessions.begin() as session:
+            for item in assignments:
+                if attempts.assign(session, item.job_id, item.attempt, item.worker_id, now, epoch=epoch):
+                    done.append(item)
+            self._explain(session, snapshot, outlooks)
+        for item in done:
+            self._effects.send(item.worker_id, item.job_id, item.attempt + 1)
+        if done:
+            log.info("assigned", jobs=len(done), waiting=len(outlooks))
+        return len(done)
+
+    def _explain(self, session: Session, snapshot: Snapshot, outlooks: list[Outlook]) -> None:
+        """Keep the sentence and the estimate of each waiting job in sight up to date."""
+        now = self._clock.now()
+        waiting = {job.id: job for job in snapshot.waiting}
+        attempts.note_waiting(
+            session,
+            [
+                (
+                    outlook.job_id,
+                    why_waiting(waiting[outlook.job_id], outlook),
+                    now + timedelta(seconds=outlook.seconds) if outlook.worker else None,
+                )
+                for outlook in outlooks
+            ],
+        )
+
+    def _told(self, job_id: str) -> None:
+        with self._sessions() as session:
+            job = session.get(Job, job_id)
+        if job is not None:
+            self._effects.tell("jobs", job.owner_id, {"id": job.id, "state": job.state})

@@ -1,0 +1,1 @@
+"""Tools of the project's builders: documentation, vendoring, training of the demo model."""
