@@ -1,0 +1,63 @@
+"""Recognises single-file checkpoints in LDM's names (Stable Diffusion 1.5 and XL) by their header, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from farm.errors import BadRequest
+from farm.lora.formats.header import Header, read_header
+
+_UNET = "model.diffusion_model."
+_ATTENTION = "transformer_blocks.0.attn2.to_k.weight"
+#: family by the width of the text that the UNet attends to
+_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+
+
+def read_checkpoint(path: Path) -> str:
+    """Return the family of the checkpoint: `sd1` or `sdxl`.
+
+    Raises:
+        BadRequest: no safetensors, no whole checkpoint, or a family that cannot be read from one file.
+    """
+    if path.suffix.lower() != ".safetensors":
+        raise BadRequest(
+            f"{path.name} is no .safetensors file, and Farm reads no pickle files",
+            "convert the checkpoint to safetensors",
+            code="bad_model",
+        )
+    return recognise(read_header(path), path.name)
+
+
+def recognise(header: Header, name: str) -> str:
+    """Return the family of a checkpoint with this header; raises as `read_checkpoint`."""
+    keys = header.tensors
+    if not any(key.startswith(_UNET) for key in keys):
+        if any("lora" in key or "hada_" in key or "lokr_" in key for key in keys):
+            raise BadRequest(
+                f"{name} is an adapter, not a base model", "add it as an adapter", code="bad_model"
+            )
+        raise BadRequest(f"{name} holds no UNet in LDM's names", "give a diffusers folder", code="bad_model")
+    for part, prefix in (
+        ("VAE", "first_stage_model."),
+        ("text encoder", ("cond_stage_model.", "conditioner.")),
+    ):
+        if not any(key.startswith(prefix) for key in keys):
+            raise BadRequest(
+                f"{name} holds no {part}, only parts of a model", "give a whole checkpoint", code="bad_model"
+            )
+    first = keys.get(f"{_UNET}input_blocks.0.0.weight")
+    if first is not None and len(first.shape) == 4 and first.shape[1] != 4:
+        raise BadRequest(
+            f"{name} takes {first.shape[1]} channels in: an inpainting or edit model, which Farm does not run",
+            code="unsupported_model",
+        )
+    width = next((info.shape[1] for key, info in keys.items() if key.endswith(_ATTENTION)), 0)
+    family = _WIDTHS.get(width, "unknown")
+    if family not in ("sd1", "sdxl"):
+        found = "a Stable Diffusion 2" if family == "sd2" else f"an unknown (text width {width})"
+        raise BadRequest(
+            f"{name} is {found} checkpoint, which Farm cannot read from a single file",
+            "convert it to a diffusers folder",
+            code="unsupported_model",
+        )
+    return family

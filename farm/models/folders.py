@@ -1,0 +1,152 @@
+"""Reads what a diffusers folder says of itself: pipeline, configs, files. No weights are opened and no torch is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from farm.errors import BadRequest
+from farm.models.layouts.blocks import Config
+
+INDEX = "model_index.json"
+#: Components whose configs we read, with the stem of their weights; what else a folder holds stays unused.
+WEIGHTS: Mapping[str, str] = {
+    "unet": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+    "vae": "diffusion_pytorch_model",
+}
+TOKENIZERS: Mapping[str, str] = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_MAX_JSON_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """A diffusers folder as it lies on disk."""
+
+    #: class of the pipeline, as model_index.json names it
+    pipeline: str
+    index: Mapping[str, Any]
+    #: config of each component and of the scheduler; `_class_name` says its class
+    configs: Mapping[str, Config]
+    #: what a worker needs, relative to the folder, in order
+    files: tuple[str, ...]
+    #: variant of each component's weights, such as `fp16`; "" for plain names
+    variants: Mapping[str, str]
+
+
+def read_folder(path: Path) -> Folder:
+    """Return what the folder says.
+
+    Raises:
+        BadRequest: it is no diffusers folder, lacks a file, or keeps its weights in pickle files.
+    """
+    index = _read_index(path)
+    pipeline = str(index.get("_class_name", ""))
+    configs: dict[str, Config] = {}
+    files: list[str] = [INDEX]
+    variants: dict[str, str] = {}
+    for name, stem in WEIGHTS.items():
+        class_name = _class_in(index, name)
+        if class_name is None:
+            continue
+        configs[name] = {**read_json(path / name / "config.json"), "_class_name": class_name}
+        weights, variants[name] = _weights(path, name, stem)
+        files += [f"{name}/config.json", *weights]
+    for tokenizer in TOKENIZERS.values():
+        if _class_in(index, tokenizer) is not None:
+            files += _tokenizer_files(path, tokenizer)
+    if _class_in(index, "scheduler") is not None:
+        configs["scheduler"] = {
+            "_class_name": _class_in(index, "scheduler"),
+            **read_json(path / "scheduler" / "scheduler_config.json"),
+        }
+        files.append("scheduler/scheduler_config.json")
+    return Folder(pipeline=pipeline, index=index, configs=configs, files=tuple(files), variants=variants)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        BadRequest: no such file, too large, or no JSON object.
+    """
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise BadRequest(f"{where} is larger than a config can be", code="bad_model")
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BadRequest(f"the model folder lacks {where}", code="bad_model") from None
+    except (ValueError, RecursionError):
+        raise BadRequest(f"{where} is no JSON", "copy the model again", code="bad_model") from None
+    if not isinstance(document, dict):
+        raise BadRequest(f"{where} holds no JSON object", code="bad_model")
+    return document
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    if (path / INDEX).is_file():
+        return read_json(path / INDEX)
+    held = sorted(entry.name for entry in path.iterdir())
+    if any(name.endswith(_PICKLES) for name in held):
+        raise BadRequest(
+            f"{path.name} has no {INDEX}, only pickle files, which Farm does not read",
+            "save the model as safetensors",
+            code="bad_model",
+        )
+    single = [name for name in held if name.endswith(".safetensors")]
+    hint = f"give the file {single[0]} itself" if single else "give the folder that holds model_index.json"
+    raise BadRequest(f"{path.name} is no diffusers folder: it has no {INDEX}", hint, code="bad_model")
+
+
+def _class_in(index: Mapping[str, Any], name: str) -> str | None:
+    """Return the class of a component, or None when the pipeline leaves it out."""
+    entry = index.get(name)
+    if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], str):
+        return None
+    return entry[1]
+
+
+def _weights(path: Path, name: str, stem: str) -> tuple[list[str], str]:
+    """Return the safetensors files of a component and their variant; full precision is preferred."""
+    folder = path / name
+    held = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    for variant in ("", "fp16", "bf16"):
+        infix = f".{variant}" if variant else ""
+        if f"{stem}{infix}.safetensors" in held:
+            return [f"{name}/{stem}{infix}.safetensors"], variant
+        index = f"{stem}.safetensors.index{infix}.json"
+        if index in held:
+            shards = sorted(set(read_json(folder / index).get("weight_map", {}).values()))
+            missing = [shard for shard in shards if shard not in held]
+            if missing:
+                raise BadRequest(f"the model folder lacks {name}/{missing[0]}", code="bad_model")
+            return [f"{name}/{index}", *(f"{name}/{shard}" for shard in shards)], variant
+    pickled = sorted(entry for entry in held if entry.endswith(_PICKLES))
+    if pickled:
+        raise BadRequest(
+            f"the weights of {name} are a pickle file ({pickled[0]}), which Farm does not read",
+            "save the model with safe_serialization=True",
+            code="bad_model",
+        )
+    raise BadRequest(f"the model folder lacks {name}/{stem}.safetensors", code="bad_model")
+
+
+def _tokenizer_files(path: Path, name: str) -> list[str]:
+    wanted = (
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+    )
+    held = [file for file in wanted if (path / name / file).is_file()]
+    if "tokenizer.json" not in held and not {"vocab.json", "merges.txt"} <= set(held):
+        raise BadRequest(f"the model folder lacks {name}/vocab.json and merges.txt", code="bad_model")
+    return [f"{name}/{file}" for file in held]
