@@ -85,7 +85,7 @@ class EmbeddedPostgres:
                     "--auth=scram-sha-256", "--locale=C.UTF-8", "--encoding=UTF8", "--no-sync", "--no-instructions",
                 ],
                 capture_output=True, text=True, check=False, cwd="/",
-                preexec_fn=_as_unprivileged(),  # noqa: PLW1509
+                preexec_fn=_as_unprivileged(),
             )  # fmt: skip
         if done.returncode:
             shutil.rmtree(data, ignore_errors=True)

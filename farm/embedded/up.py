@@ -171,7 +171,7 @@ class EmbeddedFarm:
         for watched in self._watched:
             watched.child.start()
             watched.started_at = self.clock.monotonic()
-        host = "127.0.0.1" if running.host in ("0.0.0.0", "::") else running.host  # noqa: S104 - not a bind
+        host = "127.0.0.1" if running.host in ("0.0.0.0", "::") else running.host
         self.url = f"http://{host}:{running.port}"
         workers = "" if self.workers == 0 else f" and {self.workers} worker{'s' if self.workers > 1 else ''}"
         self.say(f"· starting scheduler, dashboard{workers}")
