@@ -1,0 +1,137 @@
+"""Splits tensor names into module and suffix, and names the algorithm of a module from its suffixes: tables only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from farm.lora.formats.header import TensorInfo
+
+ALGORITHMS = ("lora", "locon", "dora", "loha", "lokr", "glora", "ia3", "oft", "boft", "norm", "full")
+
+#: how files spell a suffix, and our one word for it
+_ALIASES: Mapping[str, tuple[str, ...]] = {
+    "lora_up": (
+        "lora_up.weight", "lora_B.weight", "lora_B.default.weight", "lora_B", "lora.up.weight",
+        "lora_linear_layer.up.weight", "lora_up.default.weight",
+    ),
+    "lora_down": (
+        "lora_down.weight", "lora_A.weight", "lora_A.default.weight", "lora_A", "lora.down.weight",
+        "lora_linear_layer.down.weight", "lora_down.default.weight",
+    ),
+    "lora_mid": ("lora_mid.weight", "lora.mid.weight"),
+    "lora_up_bias": ("lora_B.bias", "lora_B.default.bias"),
+    "dora_scale": ("dora_scale",),
+    "lora_magnitude": (
+        "lora_magnitude_vector", "lora_magnitude_vector.weight", "lora_magnitude_vector.default",
+        "lora_magnitude_vector.default.weight",
+    ),
+    "a1": ("a1.weight",), "a2": ("a2.weight",), "b1": ("b1.weight",), "b2": ("b2.weight",), "bm": ("bm.weight",),
+    "oft_r": ("oft_R.weight", "oft_R.default.weight", "oft_R"),
+    "boft_r": ("boft_R", "boft_R.default"), "boft_s": ("boft_s", "boft_s.default"),
+    **{
+        name: (name, f"{name}.default")
+        for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
+                     "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t1", "lokr_t2")
+    },
+    **{
+        name: (name,)
+        for name in ("alpha", "diff", "diff_b", "w_norm", "b_norm", "on_input", "oft_blocks", "oft_diag", "rescale",
+                     "ia3_l", "bias_indices", "bias_values", "bias_size", "reshape_weight", "set_weight")
+    },
+}  # fmt: skip
+SUFFIXES: Mapping[str, str] = {alias: suffix for suffix, aliases in _ALIASES.items() for alias in aliases}
+#: words that whole models use as well: they count only beside a suffix from the table above
+_WEAK = ("weight", "bias", "scale")
+
+#: first row whose suffixes are all there wins; the order is LyCORIS' own
+_SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("lora", ("lora_up", "lora_down")),
+    ("loha", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")),
+    ("ia3", ("on_input", "weight")),
+    ("ia3", ("ia3_l",)),
+    ("lokr", ("lokr_w1", "lokr_w2")),
+    ("lokr", ("lokr_w1", "lokr_w2_a", "lokr_w2_b")),
+    ("lokr", ("lokr_w1_a", "lokr_w1_b", "lokr_w2")),
+    ("lokr", ("lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b")),
+    ("full", ("diff",)),
+    ("norm", ("w_norm",)),
+    ("norm", ("b_norm",)),
+    ("oft", ("oft_blocks",)),
+    ("oft", ("oft_diag",)),
+    ("oft", ("oft_r",)),
+    ("boft", ("boft_r",)),
+    ("glora", ("a1", "a2", "b1", "b2")),
+    ("full", ("diff_b",)),
+    ("full", ("set_weight",)),
+)
+
+#: old diffusers attention processors: the part to replace, and by what
+_REWRITES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\.processor\.to_(q|k|v)_lora\.(up|down)\.weight$"), r".to_\1.lora.\2.weight"),
+    (re.compile(r"\.processor\.to_out_lora\.(up|down)\.weight$"), r".to_out.0.lora.\1.weight"),
+    (re.compile(r"\.to_(q|k|v)_lora\.(up|down)\.weight$"), r".to_\1.lora.\2.weight"),
+    (re.compile(r"\.to_out_lora\.(up|down)\.weight$"), r".to_out.0.lora.\1.weight"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouped:
+    """The tensors of a file by module, and the names that belong to no known kind."""
+
+    #: module name as in the file -> our suffix -> whole key
+    modules: Mapping[str, Mapping[str, str]]
+    unknown: tuple[str, ...]
+
+
+def split(key: str) -> tuple[str, str] | None:
+    """Module and our suffix of a tensor's name; None for a name of no known kind.
+
+    >>> split("lora_unet_mid_block_attentions_0_proj_in.lora_up.weight")
+    ('lora_unet_mid_block_attentions_0_proj_in', 'lora_up')
+    >>> split("unet.mid_block.attn1.processor.to_out_lora.down.weight")
+    ('unet.mid_block.attn1.to_out.0', 'lora_down')
+    """
+    for pattern, replacement in _REWRITES:
+        key = pattern.sub(replacement, key)
+    dot = key.find(".")
+    while dot > 0:
+        suffix = SUFFIXES.get(key[dot + 1 :])
+        if suffix:
+            return key[:dot], suffix
+        dot = key.find(".", dot + 1)
+    return None
+
+
+def group(keys: Iterable[str]) -> Grouped:
+    """All keys by module. A second key for the same module and suffix counts as unknown."""
+    modules: dict[str, dict[str, str]] = {}
+    others: list[str] = []
+    for key in keys:
+        found = split(key)
+        if found and found[1] not in modules.get(found[0], ()):
+            modules.setdefault(found[0], {})[found[1]] = key
+        else:
+            others.append(key)
+    unknown = []
+    for key in others:
+        module, _, word = key.rpartition(".")
+        if word in _WEAK and module in modules and word not in modules[module]:
+            modules[module][word] = key
+        else:
+            unknown.append(key)
+    return Grouped(modules=modules, unknown=tuple(unknown))
+
+
+def algorithm_of(keys: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> str | None:
+    """Algorithm of one module (suffix -> key): a word of ALGORITHMS, or None when its tensors make no sense together."""
+    algorithm = next((name for name, signs in _SIGNS if all(sign in keys for sign in signs)), None)
+    if algorithm == "lora":
+        if "dora_scale" in keys or "lora_magnitude" in keys:
+            return "dora"
+        kernel = tensors[keys["lora_down"]].shape[2:]
+        return "locon" if "lora_mid" in keys or any(k > 1 for k in kernel) else "lora"
+    if algorithm == "oft" and "oft_blocks" in keys and len(tensors[keys["oft_blocks"]].shape) == 4:
+        return "boft"
+    return algorithm
