@@ -7,14 +7,6 @@ import socket
 from farm.errors import Permanent
 
 
-def free_port() -> int:
-    """A loopback port that nothing uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def check_port(host: str, port: int) -> None:
     """Raises Permanent when `host:port` is taken."""
     with socket.socket() as probe:

@@ -21,6 +21,9 @@ START_SECONDS = 20.0
 class EmbeddedPostgres:
     """One server on a loopback port with a password; `url` is for SQLAlchemy."""
 
+    label = "PostgreSQL"
+    role = "postgres"
+
     def __init__(self, folder: Path, port: int, password: str, clock: Clock | None = None):
         self._folder = folder
         self._port = port
@@ -37,6 +40,14 @@ class EmbeddedPostgres:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
+    @property
+    def log(self) -> Path:
+        return self._folder / "postgres.log"
+
+    def exit_code(self) -> int | None:
+        """None while it runs, or was never started."""
+        return self._process.poll() if self._process else None
+
     def start(self) -> None:
         """Make the cluster at first, start the server, make the database.
 
@@ -50,7 +61,7 @@ class EmbeddedPostgres:
             _give_to_nobody(self._folder)
         if not (data / "PG_VERSION").exists():
             self._initdb(data)
-        log = (self._folder / "postgres.log").open("ab")
+        log = self.log.open("ab")
         self._process = subprocess.Popen(
             [
                 str(self._programs / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(self._port),
@@ -105,9 +116,7 @@ class EmbeddedPostgres:
                 return
             except psycopg.OperationalError as error:
                 if self._process is not None and self._process.poll() is not None:
-                    raise Permanent(
-                        "PostgreSQL did not start", f"see {self._folder / 'postgres.log'}"
-                    ) from error
+                    raise Permanent("PostgreSQL did not start", f"see {self.log}") from error
                 if self._clock.monotonic() > deadline:
                     raise Transient(f"PostgreSQL was not ready after {START_SECONDS:.0f} s") from error
                 self._clock.sleep(0.05)

@@ -67,10 +67,14 @@ class Child:
             self._process.kill()
             self._process.wait()
 
-    def last_words(self, lines: int = 5) -> str:
-        """The end of its log, for a message about why it ended."""
-        try:
-            text = self.log.read_bytes()[-4000:].decode(errors="replace")
-        except OSError:
-            return ""
-        return "\n".join(text.strip().splitlines()[-lines:])
+    def last_words(self) -> str:
+        return last_words(self.log)
+
+
+def last_words(log: Path, lines: int = 5) -> str:
+    """The end of a log, for a message about why its process ended."""
+    try:
+        text = log.read_bytes()[-4000:].decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.strip().splitlines()[-lines:])

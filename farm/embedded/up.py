@@ -13,18 +13,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import httpx
 
 from farm.clock import Clock
 from farm.db.engine import make_engine, make_sessions, migrate
-from farm.embedded.ports import check_port, free_port
+from farm.embedded.ports import check_port
 from farm.embedded.postgres import EmbeddedPostgres
-from farm.embedded.process import Child
+from farm.embedded.process import Child, last_words
 from farm.embedded.secrets import load_or_make, write_private
 from farm.embedded.seed import seed_demo
-from farm.embedded.servers import SeaweedServer, ValkeyServer
+from farm.embedded.servers import SeaweedServer, ValkeyServer, free_ports
+from farm.embedded.supervise import Supervisor
 from farm.errors import Conflict, Permanent, Transient
 from farm.jobs.users import ensure_single_user
 from farm.settings import Settings
@@ -32,18 +33,6 @@ from farm.store.s3 import open_store
 
 MIN_FREE_BYTES = 500 * 1024**2
 READY_SECONDS = 60.0
-#: Pauses before a dead child is started again, by how often it has died lately.
-BACKOFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
-#: A child that ran this long has earned a fresh start of its backoff.
-GOOD_RUN_SECONDS = 60.0
-
-
-@dataclass(slots=True)
-class _Watched:
-    child: Child
-    deaths: int = 0
-    started_at: float = 0.0
-    restart_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -60,9 +49,13 @@ class EmbeddedFarm:
     url: str = ""
     api_key: str = ""
     _lock: IO[str] | None = None
-    _servers: list[Any] = field(default_factory=list)
-    _watched: list[_Watched] = field(default_factory=list)
-    _environment: dict[str, str] = field(default_factory=dict)
+    _servers: list[ValkeyServer | SeaweedServer | EmbeddedPostgres] = field(default_factory=list)
+    _supervisor: Supervisor = field(init=False)
+    _running: Settings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._supervisor = Supervisor(self.clock, self.say)
+        self._running = self.settings
 
     def start(self) -> None:
         """Start everything and return once the dashboard answers and every worker has reported.
@@ -90,12 +83,12 @@ class EmbeddedFarm:
         if self.settings.port:
             check_port(self.settings.host, self.settings.port)
         secrets = load_or_make(data)
-        running = self._start_servers(data, secrets)
+        self._running = running = self._start_servers(data, secrets)
         self.say("· bringing the database up to date")
         migrate(running.resolved_database_url())
         self._seed(running)
         self._start_services(running, data)
-        self._write_info(running)
+        self._write_info()
 
     def _take_lock(self, data: Path) -> None:
         self._lock = (data / "lock").open("w")
@@ -113,17 +106,19 @@ class EmbeddedFarm:
         redis_url, endpoint = given.redis_url.get_secret_value(), given.s3_endpoint
         access, secret = given.s3_access_key.get_secret_value(), given.s3_secret_key.get_secret_value()
         database_url = given.database_url
-        starting: list[Any] = []
+        starting: list[ValkeyServer | SeaweedServer | EmbeddedPostgres] = []
         if not redis_url:
-            valkey = ValkeyServer(data / "redis", password=secrets["redis_password"])
+            valkey = ValkeyServer(data / "redis", password=secrets["redis_password"], clock=self.clock)
             starting.append(valkey)
         if not endpoint:
             access, secret = secrets["s3_access_key"], secrets["s3_secret_key"]
-            weed = SeaweedServer(data / "s3", access_key=access, secret_key=secret, bucket=given.s3_bucket)
+            weed = SeaweedServer(
+                data / "s3", access_key=access, secret_key=secret, bucket=given.s3_bucket, clock=self.clock
+            )
             starting.append(weed)
         if self.postgres and not database_url:
             server = EmbeddedPostgres(
-                data / "postgres", free_port(), secrets["postgres_password"], self.clock
+                data / "postgres", free_ports(1)[0], secrets["postgres_password"], self.clock
             )
             starting.append(server)
             database_url = server.url
@@ -131,6 +126,7 @@ class EmbeddedFarm:
             self.say(f"· starting {one.label}")
             self._servers.append(one)
             one.start()
+            self._supervisor.add(one.role, one)
         return given.model_copy(
             update={
                 "data_dir": data,
@@ -143,7 +139,7 @@ class EmbeddedFarm:
                 "secret_key": type(given.secret_key)(
                     given.secret_key.get_secret_value() or secrets["session_key"]
                 ),
-                "port": given.port or free_port(),
+                "port": given.port or free_ports(1)[0],
             }
         )
 
@@ -163,25 +159,22 @@ class EmbeddedFarm:
         engine.dispose()
 
     def _start_services(self, running: Settings, data: Path) -> None:
-        self._environment = environment_of(running)
-        self._add("scheduler", "scheduler", ["scheduler"], data)
-        self._add("web", "web", ["web"], data)
-        for number in range(1, self.workers + 1):
-            self._add("worker", f"worker-{number}", ["worker", "--name", f"worker-{number}"], data)
-        for watched in self._watched:
-            watched.child.start()
-            watched.started_at = self.clock.monotonic()
-        host = "127.0.0.1" if running.host in ("0.0.0.0", "::") else running.host
-        self.url = f"http://{host}:{running.port}"
+        services = [("scheduler", "scheduler", ["scheduler"]), ("web", "web", ["web"])]
+        services += [("worker", name, ["worker", "--name", name]) for name in self._worker_names()]
         workers = "" if self.workers == 0 else f" and {self.workers} worker{'s' if self.workers > 1 else ''}"
         self.say(f"· starting scheduler, dashboard{workers}")
+        environment = environment_of(running)
+        for role, name, arguments in services:
+            command = [sys.executable, "-m", "farm.cli", *arguments]
+            child = Child(role, name, command, environment, data / "logs" / f"{name}.log")
+            child.start()
+            self._supervisor.add(name, child)
+        host = "127.0.0.1" if running.host in ("0.0.0.0", "::") else running.host
+        self.url = f"http://{host}:{running.port}"
         self._await_ready()
 
-    def _add(self, role: str, name: str, arguments: list[str], data: Path) -> None:
-        command = [sys.executable, "-m", "farm.cli", *arguments]
-        self._watched.append(
-            _Watched(Child(role, name, command, self._environment, data / "logs" / f"{name}.log"))
-        )
+    def _worker_names(self) -> list[str]:
+        return [f"worker-{number}" for number in range(1, self.workers + 1)]
 
     def _await_ready(self) -> None:
         deadline = self.clock.monotonic() + READY_SECONDS
@@ -189,16 +182,17 @@ class EmbeddedFarm:
             trust_env=False, timeout=5, headers={"authorization": f"Bearer {self.api_key}"}
         ) as http:
             while not self._is_ready(http):
-                for watched in self._watched:
-                    if watched.child.exit_code() is not None:
+                for watched in self._supervisor.watched:
+                    code = watched.process.exit_code()
+                    if code is not None:
                         raise Permanent(
-                            f"{watched.child.name} ended with code {watched.child.exit_code()} while starting",
-                            f"{watched.child.last_words()} (log: {watched.child.log})",
+                            f"{watched.name} ended with code {code} while starting",
+                            f"{last_words(watched.process.log)} (log: {watched.process.log})",
                         )
                 if self.clock.monotonic() > deadline:
                     raise Transient(
                         f"the farm was not ready after {READY_SECONDS:.0f} s",
-                        f"see the logs in {self._watched[0].child.log.parent}",
+                        f"see the logs in {self._running.data_dir / 'logs'}",
                     )
                 self.clock.sleep(0.1)
 
@@ -209,17 +203,12 @@ class EmbeddedFarm:
             return False
         if not answer.is_success:
             return False
-        mine = {watched.child.name for watched in self._watched if watched.child.role == "worker"}
-        return mine <= {row["name"] for row in answer.json()["items"] if row["state"] == "up"}
+        return set(self._worker_names()) <= {
+            row["name"] for row in answer.json()["items"] if row["state"] == "up"
+        }
 
-    def _write_info(self, running: Settings) -> None:
-        self._running = running
-        processes = [
-            {"role": server.role, "name": server.role, "pid": server.pid} for server in self._servers
-        ] + [
-            {"role": watched.child.role, "name": watched.child.name, "pid": watched.child.pid}
-            for watched in self._watched
-        ]
+    def _write_info(self) -> None:
+        running = self._running
         info = {
             "url": self.url,
             "api_key": self.api_key,
@@ -231,54 +220,39 @@ class EmbeddedFarm:
                 "secret_key": running.s3_secret_key.get_secret_value(),
                 "bucket": running.s3_bucket,
             },
-            "processes": processes,
+            "processes": [
+                {"role": watched.process.role, "name": watched.name, "pid": watched.process.pid}
+                for watched in self._supervisor.watched
+            ],
         }
         for path in self.info_files:
             write_private(path, json.dumps(info, indent=1))
 
     def watch(self, stopping: Callable[[], bool]) -> None:
-        """Restart what dies, with growing pauses, until `stopping()`."""
+        """Restart what dies until `stopping()`."""
         while not stopping():
             self.clock.sleep(0.2)
-            now = self.clock.monotonic()
-            for watched in self._watched:
-                self._revive(watched, now)
-
-    def _revive(self, watched: _Watched, now: float) -> None:
-        if watched.restart_at is None:
-            code = watched.child.exit_code()
-            if code is None:
-                return
-            if now - watched.started_at > GOOD_RUN_SECONDS:
-                watched.deaths = 0
-            pause = BACKOFF_SECONDS[min(watched.deaths, len(BACKOFF_SECONDS) - 1)]
-            watched.deaths += 1
-            watched.restart_at = now + pause
-            self.say(f"! {watched.child.name} ended with code {code}; starting it again in {pause:g} s")
-        elif now >= watched.restart_at:
-            watched.restart_at = None
-            watched.child.start()
-            watched.started_at = now
-            self._write_info(self._running)
+            if self._supervisor.look():
+                self._write_info()
 
     def stop(self) -> None:
         """Stop in the order in which nothing is missed: web, workers (they drain), scheduler, then the servers."""
-        order = {"web": 0, "worker": 1, "scheduler": 2}
-        for role in sorted(order, key=lambda role: order[role]):
-            children = [watched.child for watched in self._watched if watched.child.role == role]
+        if self._lock is None:
+            return
+        for role in ("web", "worker", "scheduler"):
+            children = [w.process for w in self._supervisor.of_role(role) if isinstance(w.process, Child)]
             for child in children:
                 child.terminate()
             for child in children:
                 child.wait(self.settings.drain_seconds + 10 if role == "worker" else 10)
         for server in reversed(self._servers):
             server.stop()
-        self._watched.clear()
+        self._supervisor.watched.clear()
         self._servers.clear()
         for path in self.info_files:
             path.unlink(missing_ok=True)
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.close()
+        self._lock = None
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
