@@ -1,0 +1,1 @@
+"""The JSON API, all under /api/v1: one module a resource, `root` assembles them."""

@@ -1,0 +1,220 @@
+"""The rows of a batch: read one at a time from CSV or JSON lines, or expanded from a matrix of axes.
+
+A row that cannot be read is handed on as one that no job accepts, so that the numbers of the others stay right;
+`Rows.problems` then tells what was wrong with it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+from farm.errors import BadRequest, Problem
+from farm.web.errors import pointer_of
+
+MAX_ROW_BYTES = 64 * 1024
+MAX_PROBLEMS = 1000
+#: stands for a row that cannot be read; no field is called that
+UNREADABLE: Mapping[str, Any] = {"": None}
+_LIST_FIELDS = frozenset({"tags"})
+_FORMULA = tuple("=+-@\t\r")
+
+
+class Rows:
+    """Iterates over rows once, and keeps what could not be read."""
+
+    def __init__(self, source: Iterator[Mapping[str, Any] | Problem]):
+        self._source = source
+        #: mistakes of rows that could not be read, by row
+        self.unreadable: dict[int, Problem] = {}
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        for index, row in enumerate(self._source):
+            if isinstance(row, Problem):
+                if len(self.unreadable) < MAX_PROBLEMS:
+                    self.unreadable[index] = row
+                yield UNREADABLE
+            else:
+                yield row
+
+    def problems(self, found: tuple[Problem, ...]) -> tuple[Problem, ...]:
+        """`found` while checking, with the true reason for rows that could not be read."""
+        kept = [problem for problem in found if row_of(problem.pointer) not in self.unreadable]
+        return tuple(sorted([*kept, *self.unreadable.values()], key=lambda problem: row_of(problem.pointer)))
+
+
+def row_of(pointer: str) -> int:
+    """The row that a pointer leads into, or -1.
+
+    >>> row_of("/rows/3/steps"), row_of("/name")
+    (3, -1)
+    """
+    parts = pointer.split("/")
+    return int(parts[2]) if len(parts) > 2 and parts[1] == "rows" and parts[2].isdigit() else -1
+
+
+def _unreadable(index: int, message: str, hint: str = "") -> Problem:
+    return Problem(code="unreadable_row", message=message, hint=hint, pointer=pointer_of(("rows", index)))
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Lines of at most `MAX_ROW_BYTES`; the rest of a longer one is dropped and the line comes one byte too long."""
+    reader = io.BufferedReader(stream)  # type: ignore[arg-type]
+    while line := reader.readline(MAX_ROW_BYTES + 1):
+        if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
+            while (rest := reader.readline(MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
+                pass
+        yield line
+
+
+def ndjson(stream: IO[bytes]) -> Rows:
+    """A job a line; empty lines do not count."""
+    return Rows(_ndjson(stream))
+
+
+def _ndjson(stream: IO[bytes]) -> Iterator[Mapping[str, Any] | Problem]:
+    index = 0
+    for number, line in enumerate(_lines(stream), start=1):
+        if not line.strip():
+            continue
+        yield _json_row(line, index, number)
+        index += 1
+
+
+def _json_row(line: bytes, index: int, number: int) -> Mapping[str, Any] | Problem:
+    if len(line) > MAX_ROW_BYTES:
+        return _unreadable(index, f"line {number} is longer than {MAX_ROW_BYTES} bytes")
+    try:
+        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except (ValueError, RecursionError) as error:
+        return _unreadable(index, f"line {number} is no JSON: {error}", "one JSON object a line")
+    if not isinstance(row, dict):
+        return _unreadable(index, f"line {number} is no JSON object", 'write {"prompt": "…"}')
+    return row
+
+
+def csv_rows(stream: IO[bytes]) -> Rows:
+    """A job a row; the first row names the fields, an empty cell means the field's default.
+
+    Raises:
+        BadRequest: the first row is missing or names a field twice.
+    """
+    texts = _texts(_lines(stream))
+    first = next(texts, "")
+    delimiter = max(",;\t", key=first.count)
+    names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+    if not any(names):
+        raise BadRequest(
+            "the first row names no fields", "start with a row such as: prompt,seed,steps", code="malformed"
+        )
+    doubled = {name for name in names if name and names.count(name) > 1}
+    if doubled:
+        raise BadRequest(f"the first row names '{min(doubled)}' twice", "remove one", code="malformed")
+    return Rows(_csv(csv.reader(texts, delimiter=delimiter, strict=True), names))
+
+
+def _texts(lines: Iterator[bytes]) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        # a wrong byte becomes U+FFFD, which `_csv_row` refuses with its row
+        yield line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
+
+
+def _csv(reader: Iterator[list[str]], names: list[str]) -> Iterator[Mapping[str, Any] | Problem]:
+    index = 0
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield _unreadable(index, f"row {index + 1} is no CSV: {error}", "check the quotes")
+            return
+        if not any(cell.strip() for cell in cells):
+            continue
+        yield _csv_row(cells, names, index)
+        index += 1
+
+
+def _csv_row(cells: list[str], names: list[str], index: int) -> Mapping[str, Any] | Problem:
+    if len(cells) > len(names):
+        return _unreadable(
+            index,
+            f"row {index + 1} has {len(cells)} cells, the first row {len(names)}",
+            "quote cells with commas",
+        )
+    if sum(map(len, cells)) > MAX_ROW_BYTES:
+        return _unreadable(index, f"row {index + 1} is longer than {MAX_ROW_BYTES} bytes")
+    if any("\ufffd" in cell for cell in cells):
+        return _unreadable(index, f"row {index + 1} is no UTF-8", "save the file as UTF-8")
+    row: dict[str, Any] = {}
+    for name, cell in zip(names, cells, strict=False):
+        if not cell.strip():
+            continue
+        text = cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+        row[name] = (
+            [part.strip() for part in text.split(",") if part.strip()] if name in _LIST_FIELDS else text
+        )
+    return row
+
+
+def matrix(
+    defaults: Mapping[str, Any], axes: Mapping[str, list[Any]], fields: frozenset[str], max_rows: int
+) -> Rows:
+    """One row for each combination of the axes, the last axis changing fastest.
+
+    An axis named like a field sets that field; any other fills `{name}` in the prompts:
+
+    >>> list(matrix({"prompt": "fox <lora:ink:{w}>"}, {"w": [0.2, 0.8]}, frozenset({"prompt"}), 10))
+    [{'prompt': 'fox <lora:ink:0.2>'}, {'prompt': 'fox <lora:ink:0.8>'}]
+
+    Raises:
+        BadRequest: an empty axis, one that nothing uses, or too many combinations.
+    """
+    total = math.prod(len(values) for values in axes.values())
+    problems = []
+    for name, values in axes.items():
+        texts = [str(defaults.get(key, "")) for key in ("prompt", "negative_prompt")]
+        texts += [str(value) for key in ("prompt", "negative_prompt") for value in axes.get(key, ())]
+        pointer = pointer_of(("axes", name))
+        if not values:
+            problems.append(
+                Problem(code="empty_axis", message=f"axis '{name}' has no values", pointer=pointer)
+            )
+        elif name not in fields and not any("{" + name + "}" in text for text in texts):
+            problems.append(
+                Problem(
+                    code="unused_axis",
+                    message=f"axis '{name}' is no field of a job and no prompt holds {{{name}}}",
+                    hint=f"write {{{name}}} into the prompt, or use one of {', '.join(sorted(fields))}",
+                    pointer=pointer,
+                )
+            )
+    if total > max_rows:
+        problems.append(
+            Problem(
+                code="too_many_rows", message=f"{total} combinations, {max_rows} are allowed", pointer="/axes"
+            )
+        )
+    if problems:
+        raise BadRequest.of(tuple(problems))
+    return Rows(_matrix(dict(defaults), dict(axes), fields))
+
+
+def _matrix(
+    defaults: dict[str, Any], axes: dict[str, list[Any]], fields: frozenset[str]
+) -> Iterator[Mapping[str, Any]]:
+    for values in itertools.product(*axes.values()):
+        row = dict(defaults)
+        chosen = dict(zip(axes, values, strict=True))
+        row.update({name: value for name, value in chosen.items() if name in fields})
+        for key in ("prompt", "negative_prompt"):
+            if isinstance(row.get(key), str):
+                for name, value in chosen.items():
+                    if name not in fields:
+                        row[key] = row[key].replace("{" + name + "}", str(value))
+        yield row

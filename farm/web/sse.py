@@ -1,0 +1,125 @@
+"""Server-sent events over the Redis stream: resumable by id, scoped to their owner, honest when Redis is away.
+
+Events are hints: a page that missed some reads the truth from the API. A stream ends after ten minutes, or when the
+process is asked to stop; the browser then resumes with Last-Event-ID.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import structlog
+from flask import Response, request
+from redis.exceptions import RedisError
+
+from farm.errors import FarmError
+from farm.queue import events
+from farm.web.services import Services
+
+log = structlog.get_logger(__name__)
+
+TOPICS = ("jobs", "workers", "batches")
+HEARTBEAT_SECONDS = 15.0
+LIFETIME_SECONDS = 600.0
+RETRY_MS = 2000
+BLOCK_MS = 1000
+_ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?\Z")
+
+
+def frame(data: Any, *, event: str = "", event_id: str = "") -> str:
+    r"""One event on the wire.
+
+    >>> frame({"a": 1}, event="job", event_id="5-0")
+    'id: 5-0\nevent: job\ndata: {"a": 1}\n\n'
+    """
+    lines = [f"id: {event_id}"] if event_id else []
+    if event:
+        lines.append(f"event: {event}")
+    lines.append(f"data: {json.dumps(data)}")
+    return "\n".join(lines) + "\n\n"
+
+
+def last_event_id() -> str:
+    """Where the client wants to go on: the header that browsers send, or the query parameter `last_event_id`.
+
+    An id that is none is ignored, as the specification of EventSource asks for: the stream then starts now.
+    """
+    given = request.headers.get("Last-Event-ID") or request.args.get("last_event_id", "")
+    return given if _ID.match(given) else ""
+
+
+def follow(
+    services: Services,
+    *,
+    owner_id: str,
+    topics: Collection[str],
+    after: str,
+    job_id: str = "",
+    on_idle: Callable[[], str] | None = None,
+    is_last: Callable[[dict[str, Any]], bool] | None = None,
+) -> Iterator[str]:
+    """Frames of the events that `owner_id` may see, from after the id `after` (empty: from now on).
+
+    Args:
+        on_idle: called with every heartbeat; its text is sent too. For facts that must not depend on Redis.
+        is_last: given an event's data, tells whether the stream ends with it.
+    """
+    clock = services.clock
+    began = spoke = clock.monotonic()
+    online = True
+    yield f"retry: {RETRY_MS}\n\n"
+    if on_idle is not None:
+        yield on_idle()
+    position = after
+    while not services.stopping.is_set() and clock.monotonic() - began < LIFETIME_SECONDS:
+        try:
+            if not position:
+                position = events.latest_id(services.stream_redis)
+                yield frame({}, event="hello", event_id=position)
+            found = events.read(services.stream_redis, position, BLOCK_MS)
+        except (RedisError, OSError) as error:
+            if online:
+                log.warning("event_stream_offline", error=str(error))
+                yield frame({}, event="offline")
+                online, spoke = False, clock.monotonic()
+            found = []
+            clock.sleep(BLOCK_MS / 1000)
+        else:
+            if not online:
+                online = True
+                yield frame({}, event="online")
+        for event_id, event in found:
+            position = event_id
+            if event.topic not in topics or event.owner not in {owner_id, ""}:
+                continue
+            if job_id and event.data.get("id") != job_id:
+                continue
+            yield frame(event.data, event=event.type, event_id=event_id)
+            spoke = clock.monotonic()
+            if is_last is not None and is_last(event.data):
+                return
+        if clock.monotonic() - spoke >= HEARTBEAT_SECONDS:
+            spoke = clock.monotonic()
+            yield ": heartbeat\n\n"
+            if on_idle is not None:
+                yield on_idle()
+
+
+def stream(services: Services, owner_id: str, frames: Iterator[str]) -> Response:
+    """An answer that sends `frames` as they come, and holds one of the owner's stream slots meanwhile.
+
+    Raises:
+        FarmError: too many streams are open.
+    """
+    if not services.streams.take(owner_id):
+        raise FarmError("too many open event streams", "close a page of this farm", code="too_many_streams")
+
+    response = Response(frames, mimetype="text/event-stream")
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"
+    # by the response, not by the generator: one that never started is never closed
+    response.call_on_close(lambda: services.streams.give(owner_id))
+    return response
