@@ -1,0 +1,65 @@
+"""What a worker tells with each heartbeat: what it holds, how fast it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+#: hashes of files on disk that a report names at most
+MAX_DISK = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport:
+    """State of one worker, as it goes into `workers.report`."""
+
+    #: model keys that are loaded, the latest used last
+    models: tuple[str, ...] = ()
+    #: sha256s of adapters in memory
+    adapters: tuple[str, ...] = ()
+    #: sha256s of files on disk, the latest used last; at most `MAX_DISK`
+    disk: tuple[str, ...] = ()
+    #: `cpu`, `cuda:0`, …
+    device: str = ""
+    #: as the vendor calls it
+    device_name: str = ""
+    #: bytes of the device, or of the host for a CPU
+    memory_total: int = 0
+    memory_free: int = 0
+    #: bytes of adapters in memory
+    adapter_bytes: int = 0
+    #: by batch key, as measured
+    seconds_per_step: Mapping[str, float] = field(default_factory=dict)
+    #: by model key, as measured
+    load_seconds: Mapping[str, float] = field(default_factory=dict)
+    #: since the worker started
+    cache_hits: int = 0
+    cache_misses: int = 0
+    bytes_fetched: int = 0
+    jobs_done: int = 0
+    #: ids of the jobs it works on
+    current: tuple[str, ...] = ()
+    version: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON; `disk` is cut to the `MAX_DISK` latest."""
+        row = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        row["disk"] = row["disk"][-MAX_DISK:]
+        return row
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> WorkerReport:
+        """The report in `row`; fields that this version does not know are left out.
+
+        >>> WorkerReport.from_dict({"models": ["m"], "jobs_done": 2, "later": 1}).models
+        ('m',)
+        """
+        known = {item.name for item in fields(cls)}
+        return cls(
+            **{
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in row.items()
+                if key in known
+            }
+        )

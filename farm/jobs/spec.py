@@ -1,0 +1,137 @@
+"""What a person asks of a job: one strict model, and mistakes told as `Problem`s with the place of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from farm.errors import BadRequest, Problem
+
+Priority = Literal["interactive", "normal", "bulk"]
+
+
+class JobSpec(BaseModel):
+    """A job as asked for. None stands for the model's own default, or a drawn seed; a normalised spec has no None
+    but for `webhook`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    prompt: str = Field(description="What to draw, with adapter tags such as `<lora:ink:0.8>`.")
+    negative_prompt: str = Field("", description="What to keep away from.")
+    model: str | None = Field(None, description="Name of the base model; None: the only or the newest one.")
+    width: int | None = Field(None, description="Pixels; a multiple of 8.")
+    height: int | None = Field(None, description="Pixels; a multiple of 8.")
+    steps: int | None = Field(None, description="Denoising steps.")
+    guidance_scale: float | None = Field(None, description="How closely the prompt is followed.")
+    sampler: str | None = Field(
+        None, description="Key or usual name of a sampler, such as `DPM++ 2M Karras`."
+    )
+    seed: int | None = Field(None, description="Seed of the first picture; None or -1: drawn at random.")
+    count: int = Field(1, description="Pictures; each takes the next seed.")
+    priority: Priority = Field("normal", description="`interactive` goes first, `bulk` last.")
+    tags: list[str] = Field(
+        default_factory=list, description="Words to find the job by; no effect on the picture."
+    )
+    webhook: str | None = Field(None, description="https:// address that is told when the job ends.")
+    linear_curves: bool | None = Field(
+        None, description="`@` in tags interpolates linearly, as loractl does."
+    )
+
+
+FIELDS: tuple[str, ...] = tuple(JobSpec.model_fields)
+_INTEGERS = frozenset({"width", "height", "steps", "seed", "count"})
+
+#: what a field wants, by pydantic's error type
+_WANTED = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list of texts",
+    "literal_error": "interactive, normal or bulk",
+}
+
+
+def parse_spec(raw: Mapping[str, Any], pointer: str = "") -> JobSpec:
+    """`raw` as a spec; types and names are checked here, values by `farm.jobs.check`.
+
+    Raises:
+        BadRequest: all problems at once; pointers start with `pointer`.
+    """
+    try:
+        return JobSpec.model_validate(dict(raw))
+    except ValidationError as error:
+        problems = tuple(_problem(detail, pointer) for detail in error.errors(include_url=False))
+        raise BadRequest.of(problems) from None
+
+
+def from_text(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A CSV row, all text, as a spec's fields: numbers read, empty cells left out, `tags` cut at blanks.
+
+    What is no number stays text, so that `parse_spec` says where.
+
+    >>> from_text({"prompt": "a fox", "steps": "20", "guidance_scale": "7.5", "seed": "", "tags": "red big"})
+    {'prompt': 'a fox', 'steps': 20, 'guidance_scale': 7.5, 'tags': ['red', 'big']}
+    """
+    return {name: _value(name, text) for name, text in row.items() if text not in ("", None)}
+
+
+def _value(name: str, text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    if name == "tags":
+        return text.split()
+    if name == "linear_curves":
+        return {"true": True, "false": False}.get(text.strip().lower(), text)
+    try:
+        if name in _INTEGERS:
+            return int(text)
+        if name == "guidance_scale":
+            return float(text)
+    except ValueError:
+        return text
+    return text
+
+
+def near(name: str, known: tuple[str, ...] | list[str]) -> str:
+    """A hint that names what was probably meant; empty when nothing is near.
+
+    >>> near("promt", ["prompt", "steps"]), near("x", ["prompt"])
+    ("did you mean 'prompt'?", '')
+    """
+    by_key = {word.casefold(): word for word in known}
+    words = [by_key[key] for key in get_close_matches(name.casefold(), by_key, n=3, cutoff=0.6)]
+    return f"did you mean {' or '.join(repr(word) for word in words)}?" if words else ""
+
+
+def _problem(detail: ErrorDetails, pointer: str) -> Problem:
+    place = [str(part) for part in detail["loc"]]
+    name = place[0] if place else ""
+    where = pointer + "".join(f"/{part}" for part in place)
+    kind = detail["type"]
+    if kind == "missing":
+        return Problem(
+            code="missing", message=f"{name} is missing", hint="every job needs one", pointer=where
+        )
+    if kind == "extra_forbidden":
+        hint = near(name, FIELDS) or f"a job has {', '.join(FIELDS)}"
+        return Problem(code="unknown_field", message=f"unknown field {name!r}", hint=hint, pointer=where)
+    wanted = _WANTED.get(kind)
+    found = _short(detail["input"])
+    if wanted is None:
+        return Problem(
+            code="bad_value", message=f"{name}: {detail['msg']}", hint=f"found {found}", pointer=where
+        )
+    message = f"{name} is {found}, not {wanted}"
+    return Problem(code="bad_type", message=message, hint=f"give {wanted}", pointer=where)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
