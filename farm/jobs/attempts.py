@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from farm.jobs.spec import JobSpec
-from farm.jobs.submit import Network
+from farm.jobs.prepare import Network
 
 #: (job, attempt, stage, step)
 Beat = tuple[str, int, str, int]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from farm.jobs.submit import Prepared
+from farm.jobs.prepare import Prepared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,70 +1,39 @@
-"""One job from a spec to a row: prepared, checked against its model and adapters, written in the caller's transaction."""
+"""Jobs into rows: one, or many in one transaction, all or none. They are accepted once the caller has committed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from farm.ids import JobId
+from farm.errors import Problem
+from farm.ids import BatchId, JobId
 from farm.jobs.limits import Limits
+from farm.jobs.prepare import Network, Prepared, explain, prepare
 from farm.jobs.spec import JobSpec
-from farm.lora.schedule import StrengthPlan
+
+__all__ = ["BatchResult", "Network", "Prepared", "explain", "prepare", "submit", "submit_batch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """An adapter that a job uses, pinned by content."""
+class BatchResult:
+    """What became of a batch: accepted as a whole, or refused as a whole."""
 
-    name: str
-    sha256: str
-    size: int
-    file_name: str
-    type: str
-    base_model: str
-    adapter_id: str
-    #: of a tag that names no strength
-    default_strength: float
-
-    def as_dict(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A spec with every default filled in, and all that was found out about it. Nothing is written yet."""
-
-    spec: JobSpec
-    #: the prompt without tags, with trigger words: what is encoded
-    clean_prompt: str
-    networks: tuple[Network, ...]
-    plan: StrengthPlan
-    #: for the person: partly fitting adapters, tags without effect
+    #: None when it was refused, or was a dry run
+    batch_id: BatchId | None
+    #: rows accepted (of a dry run: rows that would be)
+    accepted: int
+    #: pointers `/rows/N/field`, rows counted from 0; at most `MAX_ERRORS`
+    errors: tuple[Problem, ...]
     warnings: tuple[str, ...]
-    model_id: str
-    model_name: str
-    model_key: str
-    model_bytes: int
-    network_set: str
-    batch_key: str
-
-
-def prepare(
-    session: Session, owner_id: str, spec: JobSpec | Mapping[str, Any], *, limits: Limits
-) -> Prepared:
-    """Check `spec` and fill in what it leaves open; nothing is written.
-
-    Raises:
-        BadRequest: every problem that was found, each with its JSON pointer.
-    """
-    raise NotImplementedError
-
-
-def explain(session: Session, prepared: Prepared) -> dict[str, Any]:
-    """Strength per adapter, component, block and step: the object of `farm loras explain --json`."""
-    raise NotImplementedError
+    #: pictures and denoising steps of all rows together
+    images: int
+    steps: int
+    #: distinct (model, adapters) groups: each is loaded and patched once when all goes well
+    groups: int
 
 
 def submit(
@@ -75,4 +44,18 @@ def submit(
     Raises:
         BadRequest: every problem that was found, each with its JSON pointer.
     """
+    raise NotImplementedError
+
+
+def submit_batch(
+    session: Session,
+    owner_id: str,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    name: str,
+    limits: Limits,
+    now: datetime,
+    dry_run: bool = False,
+) -> BatchResult:
+    """Write all `rows` as jobs, or none. `rows` is read once, in order. The caller commits when `batch_id` is set."""
     raise NotImplementedError
