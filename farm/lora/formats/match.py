@@ -15,10 +15,25 @@ from farm.lora.formats.shapes import contradiction
 from farm.lora.formats.suffixes import algorithm_of, group
 from farm.lora.layout import Layer, Layout
 
-#: algorithms that the engine applies; others are recognised and refused
-APPLIED = ("lora", "locon", "dora", "loha", "lokr", "full", "norm")
-#: suffixes that change what a module means and that the engine does not apply yet
-_NOT_APPLIED = ("bias_indices", "bias_values", "bias_size", "reshape_weight", "set_weight")
+_COMMON = frozenset({"alpha", "scale", "diff_b"})
+_LORA = frozenset({"lora_up", "lora_down", "lora_mid", "lora_up_bias"}) | _COMMON
+_DORA = frozenset({"dora_scale", "lora_magnitude"})
+#: algorithms that the engine applies, and the suffixes that it understands there; all else is recognised and refused
+APPLIED: Mapping[str, frozenset[str]] = {
+    "lora": _LORA,
+    "locon": _LORA,
+    "dora": _LORA | _DORA,
+    "loha": frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"})
+    | _COMMON
+    | _DORA,
+    "lokr": frozenset(
+        {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t1", "lokr_t2"}
+    )
+    | _COMMON
+    | _DORA,
+    "full": frozenset({"diff", "diff_b", "alpha"}),
+    "norm": frozenset({"w_norm", "b_norm", "alpha"}),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,11 +150,11 @@ def _only_text_fits(match: Match, layout: Layout) -> bool:
 
 def _refuse_unapplied(match: Match, name: str) -> None:
     for file in match.layers.values():
-        word = next((suffix for suffix in _NOT_APPLIED if suffix in file.keys), None)
-        word = word or (None if file.algorithm in APPLIED else file.algorithm.upper())
-        if word:
+        understood = APPLIED.get(file.algorithm)
+        other = sorted(file.keys.keys() - understood) if understood is not None else [file.algorithm.upper()]
+        if other:
             raise BadRequest(
-                f"{name} uses {word} (in {file.module}), which Farm recognises but cannot apply yet",
+                f"{name} uses {other[0]} (in {file.module}), which Farm recognises but cannot apply",
                 f"Farm applies {', '.join(APPLIED)}",
                 code="algorithm_not_applied",
             )

@@ -27,12 +27,14 @@ class PeftConfig:
     rank_pattern: Mapping[str, float] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
 
-    def alpha_of(self, path: str, rank: int) -> float | None:
-        """Alpha of a layer such that alpha / rank is its scale; None when the configuration does not say."""
+    def scale_of(self, path: str, rank: int | None) -> float | None:
+        """Scale of a layer whose tensors have this rank (None: they have none); None when the configuration does not
+        say."""
         alpha = _by_pattern(self.alpha_pattern, path, self.alpha)
-        if alpha is None:
+        divisor = rank or _by_pattern(self.rank_pattern, path, self.rank)
+        if alpha is None or not divisor or divisor < 0:
             return None
-        return alpha * math.sqrt(rank) if self.rslora else alpha
+        return alpha / (math.sqrt(divisor) if self.rslora else divisor)
 
 
 def peft_configs(metadata: Mapping[str, str]) -> Mapping[str, PeftConfig]:

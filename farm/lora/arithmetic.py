@@ -1,0 +1,126 @@
+"""Writes W = W0 + Σ s · change into a weight's own storage: sums in float32, rounded once, no new parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from farm.lora.delta import Delta
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One adapter's share in a layer: its change, its strength, and how many of its ranks to use."""
+
+    delta: Delta
+    strength: float
+    max_rank: int | None = None
+
+
+@dataclass(slots=True)
+class Joined:
+    """The factors of several adapters on one layer, side by side along the rank; kept while only strengths change."""
+
+    #: (out, Σ r), (Σ r, rest), and the ranks of the adapters in order
+    up: Tensor
+    down: Tensor
+    ranks: Tensor
+
+
+@dataclass(slots=True)
+class Scratch:
+    """float32 memory of the largest layer so far, one for each device, for weights of lower precision."""
+
+    _memory: dict[torch.device, Tensor] = field(default_factory=dict)
+
+    def like(self, weight: Tensor) -> Tensor:
+        """float32 memory in the shape of `weight`, with whatever stood there before."""
+        found = self._memory.get(weight.device)
+        if found is None or found.numel() < weight.numel():
+            found = torch.empty(weight.numel(), dtype=torch.float32, device=weight.device)
+            self._memory[weight.device] = found
+        return found[: weight.numel()].view(weight.shape)
+
+    def clear(self) -> None:
+        self._memory.clear()
+
+
+def join(terms: Sequence[Term], device: torch.device) -> Joined | None:
+    """The factors of all low-rank terms; None when there are none. No copy is made of a single adapter's."""
+    factors = [pair for term in terms if (pair := term.delta.factors(term.max_rank)) is not None]
+    if not factors:
+        return None
+    ups, downs = [up.to(device) for up, _ in factors], [down.to(device) for _, down in factors]
+    ranks = torch.tensor([up.shape[1] for up in ups], device=device)
+    if len(factors) == 1:
+        return Joined(ups[0], downs[0], ranks)
+    return Joined(torch.cat(ups, dim=1), torch.cat(downs), ranks)
+
+
+def write(
+    weight: Tensor, pristine: Tensor, terms: Sequence[Term], joined: Joined | None, scratch: Scratch
+) -> None:
+    """Make `weight` what `terms` say, from `pristine` (same shape, dtype and device). Call it in inference mode.
+
+    The order of `terms` decides the order of additions: callers sort them, so that equal sets give equal bits.
+    """
+    dense = [term for term in terms if joined is None or term.delta.factors(term.max_rank) is None]
+    in_place = weight.dtype == torch.float32 and weight.is_contiguous() and pristine.is_contiguous()
+    target = weight if in_place else scratch.like(weight)
+    if joined is None:
+        target.copy_(pristine)
+    else:
+        _add_low_rank(target, pristine, terms, joined)
+    if dense:
+        base = pristine if pristine.dtype == torch.float32 else pristine.float()
+        for term in dense:
+            change = term.delta.change(base, term.strength, term.max_rank)
+            if change is not None:
+                target.add_(change)
+    if target is not weight:
+        weight.copy_(target)
+
+
+def write_bias(bias: Tensor, pristine: Tensor, terms: Sequence[Term], scratch: Scratch) -> None:
+    """The same for a bias; terms without a bias do nothing."""
+    target = scratch.like(bias).copy_(pristine)
+    for term in terms:
+        if term.delta.bias is not None:
+            target.add_(term.delta.bias.to(target.device), alpha=term.strength)
+    bias.copy_(target)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Full float32 products on CUDA, whatever the process chose for its models."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _add_low_rank(target: Tensor, pristine: Tensor, terms: Sequence[Term], joined: Joined) -> None:
+    """target = pristine + (U · s) D, with one product for all adapters."""
+    strengths = [term.strength for term in terms if term.delta.factors(term.max_rank) is not None]
+    flat = target.view(target.shape[0], -1)
+    if pristine.dtype != torch.float32 or not pristine.is_contiguous():
+        target.copy_(pristine)
+        base = flat
+    else:
+        base = pristine.view(flat.shape)
+    if len(strengths) == 1:
+        torch.addmm(base, joined.up, joined.down, alpha=strengths[0], out=flat)
+        return
+    scales = torch.tensor(strengths, dtype=torch.float32, device=target.device).repeat_interleave(
+        joined.ranks
+    )
+    torch.addmm(base, joined.up * scales, joined.down, out=flat)

@@ -1,0 +1,146 @@
+"""Loads an adapter's file: mapped into memory, matched to a layout, each layer's tensors made into a Delta."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from farm.errors import BadRequest
+from farm.lora.algorithms.table import READERS
+from farm.lora.delta import Delta, LayerTensors
+from farm.lora.formats.header import Header, read_header
+from farm.lora.formats.inspect import AdapterInfo, inspect
+from farm.lora.formats.match import LayerFile, check, match
+from farm.lora.formats.metadata import PeftConfig, peft_config, peft_configs
+from farm.lora.formats.schemes import address
+from farm.lora.layout import Layer, Layout
+
+_DTYPES: Mapping[str, torch.dtype] = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
+    "I64": torch.int64, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "F16": torch.float16,
+    "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A file's content, ready to be applied to models of one layout. Shared between jobs: nobody changes it."""
+
+    #: content of the file, when the caller knows it
+    sha256: str | None
+    #: by layer name
+    deltas: Mapping[str, Delta]
+    #: memory that the deltas keep
+    bytes: int
+    info: AdapterInfo
+    #: modules of the file that the layout lacks
+    missed: tuple[str, ...]
+    #: sentences for a job's log
+    warnings: tuple[str, ...]
+
+
+class MappedFile:
+    """The tensors of a safetensors file as views of the mapped file; a context manager."""
+
+    def __init__(self, path: Path, header: Header | None = None) -> None:
+        self.header = header or read_header(path)
+        with path.open("rb") as file:
+            # a private mapping: torch wants writable memory, though nobody writes
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def __enter__(self) -> MappedFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """The mapping lives as long as a view of it does; nothing to close by hand."""
+
+    def tensor(self, key: str) -> Tensor:
+        """The tensor `key` in the dtype of the file; valid as long as it is referenced."""
+        info = self.header.tensors[key]
+        dtype = _DTYPES[info.dtype]
+        begin = self.header.size + info.begin
+        if begin % dtype.itemsize:
+            aligned = torch.frombuffer(
+                bytearray(self._map[begin : begin + info.end - info.begin]), dtype=torch.uint8
+            )
+            return aligned.view(dtype).view(info.shape)
+        return torch.frombuffer(self._map, dtype=dtype, count=info.elements, offset=begin).view(info.shape)
+
+
+def load(path: Path, layout: Layout, *, sha256: str | None = None, name: str = "") -> Adapter:
+    """The adapter in the file at `path` for models of `layout`.
+
+    Raises BadRequest when the file is damaged, made for another model, or uses what Farm cannot apply. `name` is what
+    messages call it.
+    """
+    header = read_header(path)
+    info = inspect(header, path.name)
+    found = match(header.tensors, header.metadata, layout)
+    warnings = check(info, found, layout, name or path.stem)
+    configs = peft_configs(header.metadata) or _neighbour(path)
+    lycoris = "lycoris" in header.metadata.get("ss_network_module", "").lower()
+    deltas: dict[str, Delta] = {}
+    with MappedFile(path, header) as file:
+        for layer_name, tensors in found.layers.items():
+            layer = layout.layers[layer_name]
+            deltas[layer_name] = READERS[tensors.algorithm](
+                _layer_tensors(file, layer, tensors, configs, lycoris)
+            )
+    return Adapter(
+        sha256=sha256,
+        deltas=deltas,
+        bytes=sum(_bytes(delta) for delta in deltas.values()),
+        info=info,
+        missed=found.missed,
+        warnings=warnings,
+    )
+
+
+def _layer_tensors(
+    file: MappedFile, layer: Layer, tensors: LayerFile, configs: Mapping[str, PeftConfig], lycoris: bool
+) -> LayerTensors:
+    keys = tensors.keys
+    config = configs.get(layer.component, configs.get(""))
+    path = address(tensors.module).path
+
+    def raw(suffix: str) -> Tensor | None:
+        return file.tensor(keys[suffix]) if suffix in keys else None
+
+    scale: Callable[[int | None], float | None] = lambda rank: config.scale_of(path, rank) if config else None  # noqa: E731
+    return LayerTensors(
+        module=tensors.module,
+        algorithm=tensors.algorithm,
+        shape=layer.shape,
+        raw=raw,
+        metadata_scale=scale,
+        zero_alpha_is_rank=lycoris,
+    )
+
+
+def _neighbour(path: Path) -> Mapping[str, PeftConfig]:
+    """peft's own folder: the configuration lies beside the file."""
+    config = path.with_name("adapter_config.json")
+    if path.name != "adapter_model.safetensors" or not config.is_file():
+        return {}
+    try:
+        found = json.loads(config.read_text())
+    except ValueError as exc:
+        raise BadRequest(
+            f"{config.name} beside {path.name} is no JSON", "save the adapter again", code="bad_file"
+        ) from exc
+    return {"": peft_config(found)} if isinstance(found, dict) else {}
+
+
+def _bytes(delta: Delta) -> int:
+    kept = sum(tensor.numel() * tensor.element_size() for tensor in delta.tensors())
+    return kept + (0 if delta.bias is None else delta.bias.numel() * delta.bias.element_size())
