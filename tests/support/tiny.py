@@ -12,12 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -77,6 +72,8 @@ SCHEDULE: Mapping[str, Any] = {
     "beta_schedule": "scaled_linear",
     "num_train_timesteps": 1000,
     "steps_offset": 1,
+    # not a field of every scheduler class, yet in the file of the real models, whence it reaches those that have it
+    "clip_sample": False,
 }
 
 
@@ -93,7 +90,7 @@ def tiny_sd15(folder: Path, seed: int = 0, *, family: str = "demo", **scheduler:
         _save(CLIPTextModel(_text_config(words, hidden=32, act="quick_gelu")), folder / "text_encoder")
         _save(AutoencoderKL(**VAE, scaling_factor=0.18215), folder / "vae")
     fields = {"set_alpha_to_one": False, "skip_prk_steps": True, **SCHEDULE, **scheduler}
-    PNDMScheduler(**fields).save_pretrained(folder / "scheduler")
+    _write_scheduler(folder, "PNDMScheduler", fields)
     _write_index(
         folder,
         family,
@@ -126,7 +123,7 @@ def tiny_sdxl(folder: Path, seed: int = 0, *, family: str = "sdxl", **scheduler:
         _save(CLIPTextModelWithProjection(second), folder / "text_encoder_2")
         _save(AutoencoderKL(**VAE, scaling_factor=0.13025, force_upcast=True), folder / "vae")
     fields = {"timestep_spacing": "leading", **SCHEDULE, **scheduler}
-    EulerDiscreteScheduler(**fields).save_pretrained(folder / "scheduler")
+    _write_scheduler(folder, "EulerDiscreteScheduler", fields)
     _write_index(
         folder,
         family,
@@ -212,6 +209,12 @@ def _write_index(folder: Path, family: str, pipeline: str, parts: Mapping[str, A
     if family:
         index["_farm_family"] = family
     (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+
+
+def _write_scheduler(folder: Path, class_name: str, fields: Mapping[str, Any]) -> None:
+    (folder / "scheduler").mkdir(parents=True, exist_ok=True)
+    config = {"_class_name": class_name, "_diffusers_version": "0.36.0", **fields}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config, indent=2))
 
 
 def _write_tokenizer(folder: Path, *, pad: str) -> int:

@@ -1,0 +1,181 @@
+"""Loads a base model's modules from safetensors files into one device, ready to be patched and sampled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from farm.errors import BadRequest, Permanent
+from farm.lora.layout import Layout
+from farm.models import families, folders
+from farm.models.families import ModelInfo
+from farm.models.layouts.blocks import Config
+
+_ENCODERS: dict[str, Any] = {
+    "CLIPTextModel": CLIPTextModel,
+    "CLIPTextModelWithProjection": CLIPTextModelWithProjection,
+}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A base model in memory. Its weights belong to the patcher that is made over `modules`."""
+
+    info: ModelInfo
+    layout: Layout
+    device: torch.device
+    dtype: torch.dtype
+    #: What a patcher works on, by component: module paths are those of the layout.
+    modules: Mapping[str, nn.Module]
+    unet: Any
+    vae: Any
+    #: text encoders as they are called, by component in order
+    text_encoders: Mapping[str, Any]
+    tokenizers: Mapping[str, Any]
+    scheduler_config: Config
+    #: An empty negative prompt of an XL model is zeros and not the encoding of "".
+    zero_negative: bool = False
+    #: bytes of all weights
+    bytes: int = field(default=0)
+
+    @property
+    def family(self) -> str:
+        return self.info.family
+
+    @property
+    def scale(self) -> int:
+        """Pixels that one latent is wide."""
+        return families.scale_of(self.info.configs)
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.unet.config.in_channels)
+
+    @property
+    def guidance_is_told(self) -> bool:
+        """Whether the UNet takes the guidance scale as an input (consistency models) and needs no second pass."""
+        return self.unet.config.time_cond_proj_dim is not None
+
+    def key(self) -> str:
+        """Return what a saved sampling must find again: a hash of configs and dtype, not of weights."""
+        words = json.dumps([self.family, self.info.configs, str(self.dtype)], sort_keys=True)
+        return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+def load(path: Path, *, device: str = "cpu", dtype: str = "auto") -> LoadedModel:
+    """Load the diffusers folder or single-file checkpoint at `path`; reads local files only.
+
+    `dtype` is float32, float16, bfloat16 or auto: bfloat16 on CUDA, float32 on CPU.
+
+    Raises:
+        BadRequest: the model cannot be used, see `families.describe`.
+        Permanent: the files do not hold what the configs promise.
+    """
+    info = families.describe(path)
+    place = torch.device(device)
+    kind = dtype_of(dtype, place)
+    if info.format == "ldm":
+        raise BadRequest(
+            f"{info.name} is a single-file checkpoint, which Farm does not run yet",
+            "convert it to a diffusers folder",
+            code="unsupported_model",
+        )
+    with _quiet():
+        return _assemble(info, path, place, kind, _read_parts(path, info, kind))
+
+
+def dtype_of(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype that a person calls `name`."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise BadRequest(f"unknown dtype {name!r}", f"one of auto, {', '.join(DTYPES)}", code="bad_setting")
+    return DTYPES[name]
+
+
+def _read_parts(path: Path, info: ModelInfo, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """Read UNet, VAE and text encoders of a diffusers folder."""
+    variants = folders.read_folder(path).variants
+    parts: dict[str, nn.Module] = {}
+    for name in folders.WEIGHTS:
+        if name not in info.configs:
+            continue
+        options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
+        options["variant"] = variants[name] or None
+        try:
+            if name in ("unet", "vae"):
+                cls: Any = UNet2DConditionModel if name == "unet" else AutoencoderKL
+                parts[name] = cls.from_pretrained(path / name, torch_dtype=dtype, **options)
+            else:
+                encoder = _ENCODERS[info.configs[name]["_class_name"]]
+                parts[name] = encoder.from_pretrained(path / name, dtype=dtype, **options)
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            line = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+            raise Permanent(f"{info.name}: {name} cannot be read: {line}", "copy the model again") from error
+    return parts
+
+
+def _assemble(
+    info: ModelInfo, folder: Path, device: torch.device, dtype: torch.dtype, parts: Mapping[str, nn.Module]
+) -> LoadedModel:
+    for name, part in parts.items():
+        part.requires_grad_(False).eval().to(device)
+        if device.type == "cuda" and name in ("unet", "vae"):
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    encoders = {name: part for name, part in parts.items() if name.startswith("text_encoder")}
+    tokenizers = {
+        name: CLIPTokenizer.from_pretrained(folder / folders.TOKENIZERS[name], local_files_only=True)
+        for name in encoders
+    }
+    layout = families.layout(info.family, info.configs)
+    modules = {name: _patched_part(part) for name, part in encoders.items()} | {"unet": parts["unet"]}
+    index = folders.read_json(folder / folders.INDEX)
+    return LoadedModel(
+        info=info,
+        layout=layout,
+        device=device,
+        dtype=dtype,
+        modules=modules,
+        unet=parts["unet"],
+        vae=parts["vae"],
+        text_encoders=encoders,
+        tokenizers=tokenizers,
+        scheduler_config=info.configs["scheduler"],
+        zero_negative="text_encoder_2" in encoders and bool(index.get("force_zeros_for_empty_prompt", True)),
+        bytes=sum(
+            tensor.nbytes for part in parts.values() for tensor in (*part.parameters(), *part.buffers())
+        ),
+    )
+
+
+def _patched_part(encoder: nn.Module) -> nn.Module:
+    """Return the module whose paths the layout names: transformers before 5 has a level more without projection."""
+    if hasattr(encoder, "text_projection"):
+        return encoder
+    inner = getattr(encoder, "text_model", encoder)
+    return inner if isinstance(inner, nn.Module) else encoder
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep progress bars of transformers out of a worker's log."""
+    logging: Any = transformers_logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,85 @@
+"""Cheap pictures of unfinished latents, for watching a job: a small VAE decodes, for a large one colours are fitted once."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from farm.models.decode import decode, precise_vae, to_images
+from farm.models.load import LoadedModel
+
+#: VAEs with fewer weights than this decode a preview themselves.
+SMALL_VAE = 5_000_000
+#: Previews are enlarged to at least this many pixels.
+LEAST_SIZE = 128
+_PATCHES = 8
+
+
+class Previewer:
+    """Makes previews for one model."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+        self._small = sum(weight.numel() for weight in model.vae.parameters()) < SMALL_VAE
+        self._colours: Tensor | None = None
+
+    @torch.no_grad()
+    def image(self, latents: Tensor) -> Image.Image:
+        """Return a picture of the first of these latents."""
+        latents = torch.nan_to_num(latents[:1])
+        if self._small:
+            pixels = decode(self._model, latents)
+        else:
+            if self._colours is None:
+                self._colours = fit_colours(self._model)
+            pixels = apply_colours(self._colours, latents)
+        return _enlarged(to_images(pixels)[0])
+
+
+@torch.no_grad()
+def fit_colours(model: LoadedModel) -> Tensor:
+    """Return the matrix (channels + 1, 3) that comes nearest to the VAE, pixel by pixel: least squares over
+    coloured squares that the VAE's encoder has seen. Costs one encoding of a small picture.
+    """
+    scale = model.scale
+    generator = torch.Generator().manual_seed(0)
+    colours = torch.rand(1, 3, _PATCHES, _PATCHES, generator=generator)
+    size = _PATCHES * 4 * scale
+    picture = torch.nn.functional.interpolate(colours, size=(size, size), mode="nearest")
+    with precise_vae(model) as dtype:
+        encoded = model.vae.encode((picture * 2 - 1).to(model.device, dtype)).latent_dist.mean
+    config = model.vae.config
+    latents = (encoded.float() - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
+    seen = torch.nn.functional.avg_pool2d(picture, scale)
+    rows = _with_one(latents.cpu())
+    solution: Tensor = torch.linalg.lstsq(rows, seen[0].flatten(1).T).solution
+    return solution
+
+
+def apply_colours(colours: Tensor, latents: Tensor) -> Tensor:
+    """Return a picture (1, 3, h, w) from 0 to 1, one pixel for each latent."""
+    height, width = latents.shape[-2:]
+    pixels = _with_one(latents.float().cpu()) @ colours
+    return pixels.T.reshape(1, 3, height, width).clamp(0, 1)
+
+
+def to_webp(image: Image.Image, quality: int = 70) -> bytes:
+    """Return the image as a WebP file."""
+    buffer = BytesIO()
+    image.save(buffer, "WEBP", quality=quality)
+    return buffer.getvalue()
+
+
+def _with_one(latents: Tensor) -> Tensor:
+    rows = latents[0].flatten(1).T
+    return torch.cat([rows, torch.ones(len(rows), 1)], dim=1)
+
+
+def _enlarged(image: Image.Image) -> Image.Image:
+    factor = -(-LEAST_SIZE // min(image.size))
+    if factor <= 1:
+        return image
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)

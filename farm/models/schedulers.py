@@ -1,0 +1,137 @@
+"""Diffusers' schedulers as our samplers: made from a model's config, folded to the person's steps, saved between steps."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from farm.errors import BadRequest
+from farm.models.layouts.blocks import Config
+
+#: class and fixed fields of each sampler; all other fields are the model's
+_CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "dpmpp_2m": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": False},
+    ),
+    "dpmpp_2m_karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
+    ),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+}
+#: Latents are not bounded as pixels are, so a config that does not speak of clipping means none.
+_LATENT = {"clip_sample": False}
+_MISSING = object()
+
+
+def make_scheduler(sampler: str, config: Config, steps: int, device: torch.device) -> Any:
+    """Return a scheduler of its own for one run of `steps` steps.
+
+    Raises:
+        BadRequest: the sampler cannot do this number of steps with this model.
+    """
+    class_name, fixed = _CLASSES[sampler]
+    cls = getattr(diffusers, class_name)
+    scheduler = cls.from_config({**_LATENT, **config, **fixed})
+    options = {}
+    if sampler == "lcm":
+        options["original_inference_steps"] = max(steps, scheduler.config.original_inference_steps)
+    try:
+        scheduler.set_timesteps(steps, device=device, **options)
+    except ValueError as error:
+        line = str(error).splitlines()[0][:200]
+        raise BadRequest(
+            f"{sampler} cannot do {steps} steps: {line}", "ask for fewer steps", code="bad_steps"
+        ) from None
+    scheduler.set_begin_index(0) if hasattr(scheduler, "set_begin_index") else None
+    return scheduler
+
+
+def call_bounds(scheduler: Any, steps: int) -> tuple[int, ...]:
+    """Return how many model calls are done after each step of the person's count, `bounds[0] == 0`.
+
+    Heun calls the model twice a step but once in the last: after n steps 2n - 1 calls.
+    """
+    total, order = len(scheduler.timesteps), int(getattr(scheduler, "order", 1))
+    return (*(min(step * order, total) for step in range(steps)), total)
+
+
+def step_options(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
+    """Return what this scheduler's step takes beyond the usual: the generators of its noise, no added noise for DDIM."""
+    accepted = inspect.signature(scheduler.step).parameters
+    options: dict[str, Any] = {}
+    if "eta" in accepted:
+        options["eta"] = 0.0
+    if "generator" in accepted:
+        options["generator"] = generators
+    return options
+
+
+def denoised(scheduler: Any, output: Any) -> Tensor | None:
+    """Return the picture (as latents) that the model saw in the noise at the last call, where the scheduler keeps it."""
+    for name in ("denoised", "pred_original_sample"):
+        found = getattr(output, name, None)
+        if isinstance(found, Tensor):
+            return found
+    kept = getattr(scheduler, "model_outputs", None)
+    return kept[-1] if kept and isinstance(kept[-1], Tensor) else None
+
+
+def capture(scheduler: Any, fresh: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what `scheduler` remembers of its run: plain values as JSON knows them, and tensors by name.
+
+    `fresh` is the same scheduler before its first step: only what differs from it is history.
+    """
+    values: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, value in vars(scheduler).items():
+        if name != "_internal_dict" and not _same(value, vars(fresh).get(name, _MISSING)):
+            values[name] = _encode(value, name, tensors)
+    return values, tensors
+
+
+def recall(scheduler: Any, values: dict[str, Any], tensors: dict[str, Tensor], device: torch.device) -> None:
+    """Put captured history into a fresh scheduler."""
+    for name, value in values.items():
+        setattr(scheduler, name, _decode(value, tensors, device))
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return left.shape == right.shape and torch.equal(left.cpu(), right.cpu())
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_same, left, right))
+    if isinstance(left, Tensor) or isinstance(right, Tensor):
+        return False
+    return bool(left is right or left == right)
+
+
+def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        # a scalar of the host (a sigma) stays there: mixed with it, results may differ in the last bit
+        return {"tensor": name, "host": value.dim() == 0 and value.device.type == "cpu"}
+    if isinstance(value, list | tuple):
+        return [_encode(entry, f"{name}.{i}", tensors) for i, entry in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"scheduler state {name} is a {type(value).__name__}, which cannot be saved")
+
+
+def _decode(value: Any, tensors: dict[str, Tensor], device: torch.device) -> Any:
+    if isinstance(value, dict):
+        tensor = tensors[value["tensor"]]
+        return tensor if value["host"] else tensor.to(device)
+    if isinstance(value, list):
+        return [_decode(entry, tensors, device) for entry in value]
+    return value
