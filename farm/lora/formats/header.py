@@ -107,6 +107,7 @@ def parse_header(first: bytes, size: int) -> Header:
         _refuse(f"the header starts with {raw[:1]!r} and not with '{{'", _FRESH)
     document = _decode(raw)
     metadata = _metadata(document.pop("__metadata__", {}))
+    _check_count(len(document))
     tensors = {name: _tensor(name, entry) for name, entry in document.items()}
     _check_ranges(tensors, size - 8 - length)
     return Header(tensors=tensors, metadata=metadata, size=8 + length)
@@ -116,9 +117,8 @@ def _decode(raw: bytes) -> dict[str, Any]:
     """JSON with the number of objects, lists and numbers bounded before a parser makes them."""
     bones = _STRING.sub(b"", raw)
     objects = bones.count(b"{")
-    # one object for the whole, one for the metadata
-    if objects > MAX_TENSORS + 2 or raw.count(b'"data_offsets"') > MAX_TENSORS:
-        _refuse(f"the header lists more than {MAX_TENSORS} tensors", "no adapter has as many")
+    # one object is the whole, one the metadata
+    _check_count(max(objects - 2, raw.count(b'"data_offsets"')))
     if bones.count(b"[") > 2 * objects or bones.count(b",") > 16 * MAX_TENSORS:
         _refuse("the header holds more lists or values than its tensors need", _FRESH)
     try:
@@ -130,6 +130,11 @@ def _decode(raw: bytes) -> dict[str, Any]:
     except ValueError as exc:
         _refuse(f"the header is no JSON ({_short(str(exc))})", _FRESH)
     return dict(document)
+
+
+def _check_count(tensors: int) -> None:
+    if tensors > MAX_TENSORS:
+        _refuse(f"the header lists more than {MAX_TENSORS} tensors", "no adapter has as many")
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
