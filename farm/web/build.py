@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import redis as redis_client
+from sqlalchemy.exc import IntegrityError
 
 from farm.clock import SystemClock
 from farm.db.engine import make_engine, make_sessions
 from farm.jobs import users
 from farm.jobs.limits import Limits
+from farm.queue.redis import connect
 from farm.settings import Settings
 from farm.store.s3 import open_store
 from farm.web import security
@@ -28,8 +29,8 @@ def build_services(settings: Settings) -> Services:
         engine=engine,
         sessions=sessions,
         store=open_store(settings),
-        redis=redis_client.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=1),
-        stream_redis=redis_client.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=1),
+        redis=connect(url, timeout=2, connect_timeout=1),
+        stream_redis=connect(url, timeout=10, connect_timeout=1),
         limits=Limits.from_settings(settings),
         clock=clock,
         data_dir=settings.data_dir,
@@ -46,8 +47,10 @@ def build_services(settings: Settings) -> Services:
 def _ensure_user(services: Services) -> None:
     """Make the one user of a farm that has none yet, and keep the key where the command line finds it."""
     services.data_dir.mkdir(parents=True, exist_ok=True)
-    with services.sessions() as db:
-        _, plain = users.ensure_single_user(db, services.now())
-        db.commit()
+    try:
+        with services.sessions.begin() as db:
+            _, plain = users.ensure_single_user(db, services.now())
+    except IntegrityError:
+        return  # another process was first
     if plain is not None:
-        security.write_secret(services.data_dir / "api-key", plain)
+        security.write_secret(services.data_dir / "api-key", plain, replace=True)

@@ -9,6 +9,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from farm.db.models import Preset
+from farm.db.rows import changed
 from farm.errors import BadRequest, NotFound
 from farm.ids import new_id
 
@@ -53,5 +54,5 @@ def delete_preset(session: Session, owner_id: str, preset_id: str) -> None:
         NotFound: no such preset of this person.
     """
     gone = session.execute(delete(Preset).where(Preset.id == preset_id, Preset.owner_id == owner_id))
-    if gone.rowcount != 1:  # type: ignore[attr-defined]
+    if changed(gone) != 1:
         raise NotFound("no such preset", "GET /api/v1/presets lists yours", code="no_preset")

@@ -1,4 +1,4 @@
-"""The rows of a batch: read one at a time from CSV or JSON lines, or expanded from a matrix of axes.
+"""The rows of a batch, read one at a time from CSV or JSON lines.
 
 A row that cannot be read is handed on as one that no job accepts, so that the numbers of the others stay right;
 `Rows.problems` then tells what was wrong with it.
@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
-import math
 from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from farm.errors import BadRequest, Problem
+from farm.jobs.spec import from_text
 from farm.web.errors import pointer_of
 
 MAX_ROW_BYTES = 64 * 1024
 MAX_PROBLEMS = 1000
 #: stands for a row that cannot be read; no field is called that
 UNREADABLE: Mapping[str, Any] = {"": None}
-_LIST_FIELDS = frozenset({"tags"})
 _FORMULA = tuple("=+-@\t\r")
 
 
@@ -64,7 +62,7 @@ def _unreadable(index: int, message: str, hint: str = "") -> Problem:
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes]:
     """Lines of at most `MAX_ROW_BYTES`; the rest of a longer one is dropped and the line comes one byte too long."""
-    reader = io.BufferedReader(stream)  # type: ignore[arg-type]
+    reader = io.BufferedReader(cast(io.RawIOBase, stream))
     while line := reader.readline(MAX_ROW_BYTES + 1):
         if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
             while (rest := reader.readline(MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
@@ -107,7 +105,10 @@ def csv_rows(stream: IO[bytes]) -> Rows:
     texts = _texts(_lines(stream))
     first = next(texts, "")
     delimiter = max(",;\t", key=first.count)
-    names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+    try:
+        names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+    except csv.Error as error:
+        raise BadRequest(f"the first row is no CSV: {error}", "check its quotes", code="malformed") from None
     if not any(names):
         raise BadRequest(
             "the first row names no fields", "start with a row such as: prompt,seed,steps", code="malformed"
@@ -156,65 +157,5 @@ def _csv_row(cells: list[str], names: list[str], index: int) -> Mapping[str, Any
         if not cell.strip():
             continue
         text = cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
-        row[name] = (
-            [part.strip() for part in text.split(",") if part.strip()] if name in _LIST_FIELDS else text
-        )
-    return row
-
-
-def matrix(
-    defaults: Mapping[str, Any], axes: Mapping[str, list[Any]], fields: frozenset[str], max_rows: int
-) -> Rows:
-    """One row for each combination of the axes, the last axis changing fastest.
-
-    An axis named like a field sets that field; any other fills `{name}` in the prompts:
-
-    >>> list(matrix({"prompt": "fox <lora:ink:{w}>"}, {"w": [0.2, 0.8]}, frozenset({"prompt"}), 10))
-    [{'prompt': 'fox <lora:ink:0.2>'}, {'prompt': 'fox <lora:ink:0.8>'}]
-
-    Raises:
-        BadRequest: an empty axis, one that nothing uses, or too many combinations.
-    """
-    total = math.prod(len(values) for values in axes.values())
-    problems = []
-    for name, values in axes.items():
-        texts = [str(defaults.get(key, "")) for key in ("prompt", "negative_prompt")]
-        texts += [str(value) for key in ("prompt", "negative_prompt") for value in axes.get(key, ())]
-        pointer = pointer_of(("axes", name))
-        if not values:
-            problems.append(
-                Problem(code="empty_axis", message=f"axis '{name}' has no values", pointer=pointer)
-            )
-        elif name not in fields and not any("{" + name + "}" in text for text in texts):
-            problems.append(
-                Problem(
-                    code="unused_axis",
-                    message=f"axis '{name}' is no field of a job and no prompt holds {{{name}}}",
-                    hint=f"write {{{name}}} into the prompt, or use one of {', '.join(sorted(fields))}",
-                    pointer=pointer,
-                )
-            )
-    if total > max_rows:
-        problems.append(
-            Problem(
-                code="too_many_rows", message=f"{total} combinations, {max_rows} are allowed", pointer="/axes"
-            )
-        )
-    if problems:
-        raise BadRequest.of(tuple(problems))
-    return Rows(_matrix(dict(defaults), dict(axes), fields))
-
-
-def _matrix(
-    defaults: dict[str, Any], axes: dict[str, list[Any]], fields: frozenset[str]
-) -> Iterator[Mapping[str, Any]]:
-    for values in itertools.product(*axes.values()):
-        row = dict(defaults)
-        chosen = dict(zip(axes, values, strict=True))
-        row.update({name: value for name, value in chosen.items() if name in fields})
-        for key in ("prompt", "negative_prompt"):
-            if isinstance(row.get(key), str):
-                for name, value in chosen.items():
-                    if name not in fields:
-                        row[key] = row[key].replace("{" + name + "}", str(value))
-        yield row
+        row[name] = text
+    return from_text(row)

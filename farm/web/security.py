@@ -75,8 +75,8 @@ def secret_key(data_dir: Path, given: str) -> str:
     return path.read_text().strip()
 
 
-def write_secret(path: Path, text: str) -> bool:
-    """Write `text` to a new file that only its owner may read; False when the file is there already.
+def write_secret(path: Path, text: str, *, replace: bool = False) -> None:
+    """Write `text` to a file that only its owner may read; without `replace`, a file that is there stays.
 
     The file appears whole or not at all, also for another process that starts at the same time.
     """
@@ -84,13 +84,15 @@ def write_secret(path: Path, text: str) -> bool:
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as file:
         file.write(text + "\n")
+    if replace:
+        draft.replace(path)
+        return
     try:
-        os.link(draft, path)
+        path.hardlink_to(draft)
     except FileExistsError:
-        return False
+        pass
     finally:
         draft.unlink()
-    return True
 
 
 def register(app: Flask) -> None:

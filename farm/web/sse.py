@@ -26,6 +26,11 @@ HEARTBEAT_SECONDS = 15.0
 LIFETIME_SECONDS = 600.0
 RETRY_MS = 2000
 BLOCK_MS = 1000
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
+
+#: a frame with the present state of a thing, and whether it has ended
+Truth = Callable[[], tuple[str, bool]]
+
 _ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?\Z")
 
 
@@ -58,39 +63,46 @@ def follow(
     topics: Collection[str],
     after: str,
     job_id: str = "",
-    on_idle: Callable[[], str] | None = None,
-    is_last: Callable[[dict[str, Any]], bool] | None = None,
+    truth: Truth | None = None,
 ) -> Iterator[str]:
     """Frames of the events that `owner_id` may see, from after the id `after` (empty: from now on).
 
-    Args:
-        on_idle: called with every heartbeat; its text is sent too. For facts that must not depend on Redis.
-        is_last: given an event's data, tells whether the stream ends with it.
+    With `truth`, the stream of one thing: it is asked at the start, at each heartbeat and whenever Redis is away, so
+    that nothing depends on an event that was lost; the stream ends with the first true answer.
     """
     clock = services.clock
     began = spoke = clock.monotonic()
     online = True
-    yield f"retry: {RETRY_MS}\n\n"
-    if on_idle is not None:
-        yield on_idle()
     position = after
+    yield f"retry: {RETRY_MS}\n\n"
+    if not position:
+        # from here on, before the truth is read: what happens in between is seen twice rather than never
+        position = _latest(services)
+        if position:
+            yield frame({}, event="hello", event_id=position)
+    ask = truth is not None
     while not services.stopping.is_set() and clock.monotonic() - began < LIFETIME_SECONDS:
+        if ask and truth is not None:
+            text, ended = truth()
+            yield text
+            if ended:
+                yield frame({}, event="end")
+                return
+            ask = False
         try:
-            if not position:
-                position = events.latest_id(services.stream_redis)
-                yield frame({}, event="hello", event_id=position)
+            position = position or events.latest_id(services.stream_redis)
             found = events.read(services.stream_redis, position, BLOCK_MS)
         except (RedisError, OSError) as error:
             if online:
                 log.warning("event_stream_offline", error=str(error))
                 yield frame({}, event="offline")
                 online, spoke = False, clock.monotonic()
-            found = []
+            found, ask = [], truth is not None
             clock.sleep(BLOCK_MS / 1000)
         else:
             if not online:
                 online = True
-                yield frame({}, event="online")
+                yield frame({}, event="online", event_id=position)
         for event_id, event in found:
             position = event_id
             if event.topic not in topics or event.owner not in {owner_id, ""}:
@@ -99,13 +111,17 @@ def follow(
                 continue
             yield frame(event.data, event=event.type, event_id=event_id)
             spoke = clock.monotonic()
-            if is_last is not None and is_last(event.data):
-                return
+            ask = truth is not None and event.data.get("state") in ENDED
         if clock.monotonic() - spoke >= HEARTBEAT_SECONDS:
-            spoke = clock.monotonic()
+            spoke, ask = clock.monotonic(), truth is not None
             yield ": heartbeat\n\n"
-            if on_idle is not None:
-                yield on_idle()
+
+
+def _latest(services: Services) -> str:
+    try:
+        return events.latest_id(services.stream_redis)
+    except (RedisError, OSError):
+        return ""
 
 
 def stream(services: Services, owner_id: str, frames: Iterator[str]) -> Response:

@@ -35,8 +35,10 @@ class Throttle:
         """Seconds until `key` is below its limit again; 0 when it is now."""
         with self._lock:
             self._forget()
-            hits = self._hits.get(key, ())
-            return max(0.0, hits[0] + self._window - self._monotonic()) if len(hits) >= self._limit else 0.0
+            hits = self._hits.get(key)
+            if hits is None or len(hits) < self._limit:
+                return 0.0
+            return max(0.0, hits[0] + self._window - self._monotonic())
 
     def _forget(self) -> None:
         horizon = self._monotonic() - self._window

@@ -19,6 +19,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from farm.db.models import Upload
+from farm.db.rows import changed
 from farm.errors import BadRequest, Conflict, FarmError, NotFound
 from farm.ids import AdapterId, UserId, new_id
 from farm.jobs import adapters
@@ -238,7 +239,7 @@ def register(
                 .where(Upload.id == upload_id, Upload.completed_at.is_(None))
                 .values(completed_at=now)
             )
-            if done.rowcount != 1:  # type: ignore[attr-defined]
+            if changed(done) != 1:
                 raise Conflict("this upload was completed before", code="upload_completed")
         adapter_id = adapters.register_adapter(
             session,

@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from urllib.parse import urlencode
 
-from flask import Response, request
+from flask import Response, jsonify, request
 from flask.json.provider import DefaultJSONProvider
-from flask_openapi import APIBlueprint
+from flask_openapi.blueprint import APIBlueprint
 from pydantic import BaseModel, ConfigDict, Field
 
 from farm.errors import BadRequest, FarmError
@@ -52,10 +52,8 @@ class Json(DefaultJSONProvider):
 
 
 def _problem_response(description: str) -> dict[str, Any]:
-    return {
-        "description": description,
-        "content": {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}},
-    }
+    schema = {"$ref": f"#/components/schemas/{ProblemDetails.__name__}"}
+    return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
 
 
 def blueprint(name: str, about: str) -> APIBlueprint:
@@ -67,13 +65,12 @@ def blueprint(name: str, about: str) -> APIBlueprint:
         abp_tags=[{"name": name, "description": about}],
         abp_security=[{"key": []}],
         abp_responses={
-            "400": _problem_response("The request cannot be read."),
             "401": _problem_response("No valid API key."),
-            "404": _problem_response("No such thing, or not yours."),
             "422": _problem_response("The input is wrong; `errors` says where and what would be right."),
             "503": _problem_response(
                 "Database, store or broker is away; try again after `Retry-After` seconds."
             ),
+            "default": _problem_response("Any other mistake, by its status."),
         },
         operation_id_callback=lambda *, name, path, method: name,
     )
@@ -108,8 +105,6 @@ def check_json() -> None:
 
 def page(items: Sequence[Any], next_cursor: str | None) -> Response:
     """One page of a list, with the link to the next one in the body and in the header."""
-    from flask import jsonify
-
     response = jsonify({"items": list(items), "next_cursor": next_cursor})
     if next_cursor:
         query = {**request.args.to_dict(flat=False), "cursor": [next_cursor]}
@@ -119,12 +114,15 @@ def page(items: Sequence[Any], next_cursor: str | None) -> Response:
 
 def with_etag(body: dict[str, Any], status: int = 200) -> Response:
     """`body` with a weak ETag of its content; 304 when the client has it already."""
-    from flask import jsonify
-
     response = jsonify(body)
     response.status_code = status
     response.set_etag(hashlib.sha256(response.get_data()).hexdigest()[:24], weak=True)
-    return response.make_conditional(request)
+    return conditional(response)
+
+
+def conditional(response: Response) -> Response:
+    """`response`, or 304 when the client has what its ETag names."""
+    return cast(Response, response.make_conditional(request))
 
 
 def check_if_match(body: dict[str, Any]) -> None:

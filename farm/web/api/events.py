@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flask import Response
+from flask_openapi.types import ResponseDict
 from pydantic import Field
 
 from farm.errors import BadRequest
@@ -19,7 +20,7 @@ class EventsQuery(Strict):
     last_event_id: str = Field("", description="As the header Last-Event-ID, for clients that cannot set it.")
 
 
-EVENT_STREAM = {
+EVENT_STREAM: ResponseDict = {
     "200": {
         "description": "Events `job`, `batch` and `worker` with ids; resume with the header Last-Event-ID. "
         "`offline` and `online` tell that the broker went away and came back: read the API meanwhile.",

@@ -1,0 +1,115 @@
+"""Workers, models and samplers over HTTP: what renders, and with what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, jsonify
+from pydantic import BaseModel, Field
+from sqlalchemy.orm import Session
+
+from farm.errors import NotFound
+from farm.jobs import models, views, workers
+from farm.models.samplers import SAMPLERS, sampler_label
+from farm.web import notify
+from farm.web.api.common import blueprint, with_etag
+from farm.web.api.schema import ModelList, ModelView, SamplerList, WorkerList, WorkerView
+from farm.web.auth import current_user, require_operator
+from farm.web.services import services
+
+api = blueprint("fleet", "What renders, and with what.")
+
+
+class WorkerPath(BaseModel):
+    worker_id: str = Field(description="Id or name.")
+
+
+class ModelPath(BaseModel):
+    model_id: str = Field(description="Id or name.")
+
+
+def find_worker(session: Session, id_or_name: str) -> dict[str, Any]:
+    """The worker of this id, else of this name.
+
+    Raises:
+        NotFound: neither.
+    """
+    try:
+        return views.worker_view(session, id_or_name)
+    except NotFound:
+        for view in views.worker_views(session):
+            if view["name"] == id_or_name:
+                return view
+        raise NotFound(
+            f"no worker '{id_or_name}'", "GET /api/v1/workers lists them", code="no_worker"
+        ) from None
+
+
+@api.get("/workers", responses={"200": WorkerList})
+def list_workers() -> Response:
+    """All workers, those that are up first."""
+    with services().sessions() as session:
+        return jsonify({"items": views.worker_views(session)})
+
+
+@api.get("/workers/<name:worker_id>", responses={"200": WorkerView})
+def show_worker(path: WorkerPath) -> Response:
+    """One worker, by id or name."""
+    with services().sessions() as session:
+        return with_etag(find_worker(session, path.worker_id))
+
+
+@api.post("/workers/<name:worker_id>:drain", responses={"200": WorkerView})
+def drain_worker(path: WorkerPath) -> Response:
+    """Let a worker finish what it has and give it nothing new. For operators."""
+    return _order(path.worker_id, drain=True)
+
+
+@api.post("/workers/<name:worker_id>:resume", responses={"200": WorkerView})
+def resume_worker(path: WorkerPath) -> Response:
+    """Give work to a drained worker again. For operators."""
+    return _order(path.worker_id, drain=False)
+
+
+def _order(id_or_name: str, *, drain: bool) -> Response:
+    require_operator()
+    with services().sessions() as session:
+        worker_id = find_worker(session, id_or_name)["id"]
+        if drain:
+            workers.drain(session, worker_id)
+        else:
+            workers.resume(session, worker_id)
+        session.commit()
+        view = views.worker_view(session, worker_id)
+    notify.worker_changed(services(), view["id"], view["name"], view["state"])
+    return with_etag(view)
+
+
+@api.get("/models", responses={"200": ModelList})
+def list_models() -> Response:
+    """The farm's base models, by name."""
+    with services().sessions() as session:
+        return jsonify({"items": models.list_models(session)})
+
+
+@api.get("/models/<name:model_id>", responses={"200": ModelView})
+def show_model(path: ModelPath) -> Response:
+    """One base model, by id or name."""
+    with services().sessions() as session:
+        for view in models.list_models(session):
+            if path.model_id in {view["id"], view["name"]}:
+                return with_etag(models.model_view(session, view["id"]))
+    raise NotFound(f"no model '{path.model_id}'", "GET /api/v1/models lists them", code="no_model")
+
+
+@api.get("/samplers", responses={"200": SamplerList})
+def list_samplers() -> Response:
+    """Names of the samplers."""
+    return jsonify({"items": [{"key": key, "label": sampler_label(key)} for key in SAMPLERS]})
+
+
+@api.get("/stats")
+def show_stats() -> Response:
+    """Counts of your jobs by state, of the whole queue and of the workers."""
+    with services().sessions() as session:
+        return jsonify(views.queue_summary(session, current_user().id))
