@@ -20,3 +20,18 @@ Sha256 = NewType("Sha256", str)
 def new_id(prefix: str, now: datetime) -> str:
     """`job_01J…`: sorts by `now` (to the millisecond), unique by 80 random bits."""
     return f"{prefix}_{ULID.from_datetime(now)}"
+
+
+def new_ids(prefix: str, now: datetime, count: int) -> list[str]:
+    """`count` ids that sort in the order of the list, although they are of one moment.
+
+    >>> from datetime import UTC
+    >>> made = new_ids("job", datetime(2026, 1, 1, tzinfo=UTC), 1000)
+    >>> made == sorted(set(made))
+    True
+    """
+    first = int(ULID.from_datetime(now))
+    # the random part must not run over into the time
+    if first % 2**80 >= 2**80 - count:
+        first -= count
+    return [f"{prefix}_{ULID.from_int(first + number)}" for number in range(count)]

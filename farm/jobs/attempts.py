@@ -7,16 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import ColumnElement, case, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from farm.jobs.spec import JobSpec
-from farm.jobs.prepare import Network
+from farm.db.models import Attempt, Image, Job
+from farm.ids import new_ids
+from farm.jobs.leading import assign, lose, note_send, note_waiting, unassign
+from farm.jobs.loading import JobForWorker, ModelFiles, load_for_worker
+from farm.jobs.moves import RELEASED, end_attempt, move, unless_cancelled
+from farm.jobs.states import HELD, State
+
+__all__ = [
+    "Beat", "HeartbeatAnswer", "JobForWorker", "ModelFiles", "NewImage", "assign", "assigned_to", "cancelled", "claim",
+    "fail", "hand_back", "heartbeat", "load_for_worker", "lose", "note_send", "note_waiting", "retry_later", "succeed",
+    "unassign",
+]  # fmt: skip
 
 #: (job, attempt, stage, step)
 Beat = tuple[str, int, str, int]
+
+MAX_RETRIES = 5
+#: first pause after a passing trouble; it doubles with each
+RETRY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,72 +58,72 @@ class NewImage:
     info: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFiles:
-    """The base model of a job, as a worker needs it."""
-
-    id: str
-    #: what jobs and reports call it: the hash of its manifest
-    key: str
-    name: str
-    family: str
-    #: [{"path", "sha256", "size"}]
-    manifest: tuple[Mapping[str, Any], ...]
-    configs: Mapping[str, Any]
-    defaults: Mapping[str, Any]
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobForWorker:
-    """A job with all that is needed to render it."""
-
-    id: str
-    attempt: int
-    owner_id: str
-    state: str
-    worker_id: str | None
-    #: normalised: no None but for `webhook`
-    spec: JobSpec
-    #: the prompt without tags, with trigger words
-    clean_prompt: str
-    networks: tuple[Network, ...]
-    warnings: tuple[str, ...]
-    model: ModelFiles
-    batch_key: str
-    network_set: str
-    priority: int
-    created_at: datetime
-    cancel_requested: bool
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """One for each picture."""
-        raise NotImplementedError
-
-
-def load_for_worker(session: Session, job_id: str) -> JobForWorker:
-    """The job as it stands now.
-
-    Raises:
-        NotFound: no such job.
-    """
-    raise NotImplementedError
-
-
 def assigned_to(session: Session, worker_id: str) -> list[tuple[str, int]]:
     """(job, attempt) of what waits for this worker, oldest first: what it looks at when Redis is deaf."""
-    raise NotImplementedError
+    rows = session.execute(
+        select(Job.id, Job.attempt)
+        .where(Job.worker_id == worker_id, Job.state == State.ASSIGNED)
+        .order_by(Job.priority, Job.id)
+    )
+    return [(row.id, row.attempt) for row in rows]
 
 
 def claim(session: Session, job_id: str, attempt: int, worker_id: str, now: datetime) -> bool:
     """Begin a job that was assigned to this worker."""
-    raise NotImplementedError
+    moved = move(
+        session,
+        "claim",
+        (
+            Job.id == job_id,
+            Job.state == State.ASSIGNED,
+            Job.attempt == attempt,
+            Job.worker_id == worker_id,
+        ),
+        {"state": State.RUNNING, "started_at": now, "stage": "fetching", "step": 0, "estimated_start": None},
+        now,
+        worker_id,
+    )
+    if moved is None:
+        return False
+    session.execute(
+        insert(Attempt).values(
+            job_id=job_id,
+            attempt=attempt,
+            worker_id=worker_id,
+            started_at=now,
+            ended_at=None,
+            outcome=None,
+            detail=None,
+            timings={},
+        )
+    )
+    return True
 
 
 def heartbeat(session: Session, worker_id: str, items: Sequence[Beat]) -> HeartbeatAnswer:
     """Count on the leases of all jobs that a worker runs, in one statement."""
-    raise NotImplementedError
+    if not items:
+        return HeartbeatAnswer(lost=frozenset(), cancel=frozenset())
+    rows = session.execute(
+        update(Job)
+        .where(
+            Job.state == State.RUNNING,
+            Job.worker_id == worker_id,
+            tuple_(Job.id, Job.attempt).in_([(job_id, attempt) for job_id, attempt, _, _ in items]),
+        )
+        .values(
+            hb_seq=Job.hb_seq + 1,
+            stage=case({job_id: stage for job_id, _, stage, _ in items}, value=Job.id),
+            step=case({job_id: step for job_id, _, _, step in items}, value=Job.id),
+        )
+        .returning(Job.id, Job.cancel_requested_at),
+        execution_options={"synchronize_session": False},
+    ).all()
+    held = {row.id for row in rows}
+    return HeartbeatAnswer(
+        lost=frozenset(item[0] for item in items) - held,
+        cancel=frozenset(row.id for row in rows if row.cancel_requested_at is not None),
+    )
 
 
 def succeed(
@@ -123,7 +138,49 @@ def succeed(
 ) -> bool:
     """Record the pictures and end the job. True also when this attempt has recorded it before, so after a commit of
     unknown outcome it is called again. False: the objects belong to nobody."""
-    raise NotImplementedError
+    values: dict[str, Any] = {
+        "state": State.SUCCEEDED,
+        "result_attempt": attempt,
+        "finished_at": now,
+        "worker_id": None,
+        "stage": None,
+        "step": Job.steps,
+        "error_code": None,
+        "error_message": None,
+    }
+    if warnings:
+        values["warnings"] = list(warnings)
+    if move(session, "succeed", _runs(job_id, attempt), values, now) is None:
+        recorded = session.execute(
+            select(Job.result_attempt).where(Job.id == job_id, Job.state == State.SUCCEEDED)
+        ).scalar_one_or_none()
+        return recorded == attempt
+    owner_id = session.execute(select(Job.owner_id).where(Job.id == job_id)).scalar_one()
+    if images:
+        session.execute(
+            insert(Image),
+            [
+                {
+                    "id": image_id,
+                    "owner_id": owner_id,
+                    "job_id": job_id,
+                    "index": image.index,
+                    "seed": image.seed,
+                    "width": image.width,
+                    "height": image.height,
+                    "object_key": image.object_key,
+                    "sha256": image.sha256,
+                    "size": image.size,
+                    "info": dict(image.info),
+                    "starred": False,
+                    "created_at": now,
+                    "deleted_at": None,
+                }
+                for image_id, image in zip(new_ids("img", now, len(images)), images, strict=True)
+            ],
+        )
+    end_attempt(session, job_id, attempt, "succeeded", now, timings=timings)
+    return True
 
 
 def fail(
@@ -137,7 +194,18 @@ def fail(
     timings: Mapping[str, Any] | None = None,
 ) -> bool:
     """End a job with a reason that a retry does not cure."""
-    raise NotImplementedError
+    values = {
+        "state": State.FAILED,
+        "error_code": code,
+        "error_message": message,
+        "finished_at": now,
+        "worker_id": None,
+        "stage": None,
+    }
+    if move(session, "fail", _runs(job_id, attempt), values, now, f"{code}: {message}") is None:
+        return False
+    end_attempt(session, job_id, attempt, "failed", now, detail=message, timings=timings)
+    return True
 
 
 def retry_later(
@@ -149,57 +217,88 @@ def retry_later(
     now: datetime,
     *,
     timings: Mapping[str, Any] | None = None,
-    most: int = 5,
+    most: int = MAX_RETRIES,
 ) -> bool:
     """Queue a job again after a passing trouble, with a pause that doubles; after `most` of them it fails."""
-    raise NotImplementedError
+    retries = session.execute(
+        select(Job.retry_count).where(Job.id == job_id, Job.attempt == attempt)
+    ).scalar_one_or_none()
+    if retries is None:
+        return False
+    if retries >= most:
+        return fail(
+            session, job_id, attempt, code, f"{message} (after {retries} retries)", now, timings=timings
+        )
+    moved = move(
+        session,
+        "retry_later",
+        (*_runs(job_id, attempt), Job.retry_count == retries),
+        {
+            **RELEASED,
+            "state": unless_cancelled(State.QUEUED, State.CANCELLED),
+            "finished_at": unless_cancelled(None, now),
+            "retry_count": retries + 1,
+            "not_before": now + pause(job_id, retries),
+            "wait_reason": message,
+        },
+        now,
+        f"{code}: {message}",
+    )
+    if moved is None:
+        return False
+    end_attempt(session, job_id, attempt, "transient", now, detail=message, timings=timings)
+    return True
+
+
+def pause(job_id: str, retries: int) -> timedelta:
+    """Pause before the next try. Jobs that fail together do not come back together: the id's last letters spread them.
+
+    >>> pause("job_A", 0) < pause("job_A", 1) < pause("job_A", 2)
+    True
+    """
+    spread = 0.75 + sum(map(ord, job_id[-4:])) % 32 / 64
+    return timedelta(seconds=RETRY_SECONDS * 2**retries * spread)
 
 
 def hand_back(
     session: Session, job_id: str, attempt: int, now: datetime, *, timings: Mapping[str, Any] | None = None
 ) -> bool:
     """Queue a held job again because its worker stops in good order; counts neither as crash nor as retry."""
-    raise NotImplementedError
+    moved = move(
+        session,
+        "hand_back",
+        (Job.id == job_id, Job.state.in_(sorted(HELD)), Job.attempt == attempt),
+        {
+            **RELEASED,
+            "state": unless_cancelled(State.QUEUED, State.CANCELLED),
+            "finished_at": unless_cancelled(None, now),
+        },
+        now,
+    )
+    if moved is None:
+        return False
+    end_attempt(session, job_id, attempt, "drained", now, timings=timings)
+    return True
 
 
 def cancelled(
     session: Session, job_id: str, attempt: int, now: datetime, *, timings: Mapping[str, Any] | None = None
 ) -> bool:
     """End a running job whose owner asked for it."""
-    raise NotImplementedError
+    moved = move(
+        session,
+        "cancelled",
+        (*_runs(job_id, attempt), Job.cancel_requested_at.is_not(None)),
+        {"state": State.CANCELLED, "finished_at": now, "worker_id": None, "stage": None},
+        now,
+    )
+    if moved is None:
+        return False
+    end_attempt(session, job_id, attempt, "cancelled", now, timings=timings)
+    return True
 
 
-def assign(
-    session: Session, job_id: str, attempt_seen: int, worker_id: str, now: datetime, *, epoch: int
-) -> bool:
-    """Give a waiting job to a worker, as attempt `attempt_seen + 1`; only while `epoch` leads."""
-    raise NotImplementedError
-
-
-def note_send(session: Session, job_id: str, attempt: int) -> bool:
-    """Count a message that is about to be sent again; False when the job is not assigned any more."""
-    raise NotImplementedError
-
-
-def unassign(session: Session, job_id: str, attempt: int, now: datetime, *, epoch: int | None = None) -> bool:
-    """Take back a job that its worker did not claim; counts as nothing."""
-    raise NotImplementedError
-
-
-def lose(
-    session: Session,
-    job_id: str,
-    attempt: int,
-    hb_seq_seen: int,
-    *,
-    crash_limit: int,
-    now: datetime,
-    epoch: int | None = None,
-) -> bool:
-    """Queue a job again whose heartbeat stood still at `hb_seq_seen`; at the crash limit it fails as quarantined."""
-    raise NotImplementedError
-
-
-def note_waiting(session: Session, rows: Sequence[tuple[str, str, datetime | None]]) -> None:
-    """Keep (job, why it waits, when it is expected to start) for people."""
-    raise NotImplementedError
+def _runs(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
+    """The guard of all that a worker does to its running job. Lease time is not in it: a lease's end permits taking a
+    job away, it does not itself take it."""
+    return Job.id == job_id, Job.state == State.RUNNING, Job.attempt == attempt

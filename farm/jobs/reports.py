@@ -56,10 +56,7 @@ class WorkerReport:
         ('m',)
         """
         known = {item.name for item in fields(cls)}
-        return cls(
-            **{
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in row.items()
-                if key in known
-            }
-        )
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in row.items() if key in known
+        }
+        return cls(**values)

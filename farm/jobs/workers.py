@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+from sqlalchemy import insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from farm.ids import WorkerId
+from farm.db.models import Job, Worker
+from farm.db.rows import changed
+from farm.errors import NotFound, Transient
+from farm.ids import WorkerId, new_id
+from farm.jobs import attempts
 from farm.jobs.reports import WorkerReport
+from farm.jobs.states import HELD, State
+
+_NO_SYNC = {"synchronize_session": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +34,49 @@ class WorkerOrders:
 def register(
     session: Session, name: str, device: str, report: WorkerReport, now: datetime, *, crash_limit: int = 3
 ) -> WorkerId:
-    """Join the fleet. A name seen before keeps its id; what it was running is lost with its former process."""
-    raise NotImplementedError
+    """Join the fleet. A name seen before keeps its id; what it was running is lost with its former process.
+
+    Raises:
+        Transient: another process registers the same name at this moment.
+    """
+    values: dict[str, Any] = {
+        "device": device,
+        "state": "up",
+        "drain_requested": False,
+        "report": report.as_dict(),
+        "started_at": now,
+        "last_seen": now,
+    }
+    known = session.execute(select(Worker.id).where(Worker.name == name)).scalar_one_or_none()
+    if known is None:
+        worker_id = WorkerId(new_id("worker", now))
+        try:
+            with session.begin_nested():
+                session.execute(insert(Worker).values(id=worker_id, name=name, seq=0, **values))
+        except IntegrityError:
+            raise Transient(f"another process registers as {name!r} at this moment", "try again") from None
+        return worker_id
+    session.execute(
+        update(Worker).where(Worker.id == known).values(seq=Worker.seq + 1, **values),
+        execution_options=_NO_SYNC,
+    )
+    for row in session.execute(
+        select(Job.id, Job.attempt, Job.hb_seq).where(Job.worker_id == known, Job.state == State.RUNNING)
+    ).all():
+        attempts.lose(session, row.id, row.attempt, row.hb_seq, crash_limit=crash_limit, now=now)
+    return WorkerId(known)
 
 
 def beat(session: Session, worker_id: str, report: WorkerReport, now: datetime) -> WorkerOrders:
     """Count on, keep the report, hear the orders."""
-    raise NotImplementedError
+    row = session.execute(
+        update(Worker)
+        .where(Worker.id == worker_id, Worker.state != "gone")
+        .values(seq=Worker.seq + 1, report=report.as_dict(), last_seen=now)
+        .returning(Worker.drain_requested),
+        execution_options=_NO_SYNC,
+    ).one_or_none()
+    return WorkerOrders(drain=row is not None and row.drain_requested, gone=row is None)
 
 
 def drain(session: Session, worker_id: str) -> None:
@@ -39,7 +85,7 @@ def drain(session: Session, worker_id: str) -> None:
     Raises:
         NotFound: no such worker.
     """
-    raise NotImplementedError
+    _order(session, worker_id, drain_requested=True, state="draining")
 
 
 def resume(session: Session, worker_id: str) -> None:
@@ -48,14 +94,38 @@ def resume(session: Session, worker_id: str) -> None:
     Raises:
         NotFound: no such worker.
     """
-    raise NotImplementedError
+    _order(session, worker_id, drain_requested=False, state="up")
+
+
+def _order(session: Session, worker_id: str, **values: Any) -> None:
+    done = session.execute(
+        update(Worker).where(Worker.id == worker_id, Worker.state != "gone").values(**values),
+        execution_options=_NO_SYNC,
+    )
+    if changed(done) != 1:
+        raise NotFound("no such worker is up", "GET /api/v1/workers lists all", code="no_worker")
 
 
 def leave(session: Session, worker_id: str, now: datetime) -> None:
     """Leave in good order: whatever this worker still holds is queued again."""
-    raise NotImplementedError
+    held = session.execute(
+        select(Job.id, Job.attempt).where(Job.worker_id == worker_id, Job.state.in_(sorted(HELD)))
+    ).all()
+    for row in held:
+        attempts.hand_back(session, row.id, row.attempt, now)
+    session.execute(
+        update(Worker).where(Worker.id == worker_id).values(state="gone", last_seen=now, seq=Worker.seq + 1),
+        execution_options=_NO_SYNC,
+    )
 
 
 def mark_gone(session: Session, worker_id: str, seq_seen: int, now: datetime) -> bool:
-    """Give up a worker whose counter stood still at `seq_seen`; False when it has moved after all."""
-    raise NotImplementedError
+    """Give up a worker whose counter stood still at `seq_seen`; False when it has moved after all. Its jobs end by
+    their own leases."""
+    done = session.execute(
+        update(Worker)
+        .where(Worker.id == worker_id, Worker.seq == seq_seen, Worker.state != "gone")
+        .values(state="gone"),
+        execution_options=_NO_SYNC,
+    )
+    return changed(done) == 1

@@ -7,6 +7,22 @@ from farm.db.models.jobs import Attempt, Batch, Image, Job, JobEvent, Outbox
 from farm.db.models.people import ApiKey, Audit, IdempotencyKey, Preset, User
 
 __all__ = [
-    "Adapter", "AdapterVersion", "ApiKey", "Attempt", "Audit", "Base", "Batch", "IdempotencyKey", "Image",
-    "Job", "JobEvent", "Lease", "Model", "Outbox", "Preset", "Upload", "User", "Worker",
+    "Adapter",
+    "AdapterVersion",
+    "ApiKey",
+    "Attempt",
+    "Audit",
+    "Base",
+    "Batch",
+    "IdempotencyKey",
+    "Image",
+    "Job",
+    "JobEvent",
+    "Lease",
+    "Model",
+    "Outbox",
+    "Preset",
+    "Upload",
+    "User",
+    "Worker",
 ]

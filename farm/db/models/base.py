@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import MetaData
+from sqlalchemy import BigInteger, Integer, MetaData
 from sqlalchemy.orm import DeclarativeBase
 
 from farm.db.types import Json, UtcDateTime
@@ -22,6 +22,8 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map = {
+        # sizes and seeds need 64 bits; SQLite numbers rows only in what is called INTEGER
+        int: BigInteger().with_variant(Integer(), "sqlite"),
         datetime: UtcDateTime,
         dict[str, Any]: Json,
         list[str]: Json,

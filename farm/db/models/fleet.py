@@ -12,6 +12,8 @@ from farm.db.models.base import Base
 
 class Worker(Base):
     __tablename__ = "workers"
+    # room for heartbeats to rewrite a row in its page
+    __table_args__ = {"postgresql_with": {"fillfactor": 70}}
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)

@@ -27,16 +27,20 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        CheckConstraint("state in ('queued','assigned','running','succeeded','failed','cancelled')", name="state"),
+        CheckConstraint(
+            "state in ('queued','assigned','running','succeeded','failed','cancelled')", name="state"
+        ),
         CheckConstraint("(state in ('assigned','running')) = (worker_id is not null)", name="worker"),
         CheckConstraint("(state = 'succeeded') = (result_attempt is not null)", name="result"),
         CheckConstraint("state <> 'queued' or cancel_requested_at is null", name="cancel"),
-        # the scheduler's window: groups of what waits, in order
-        Index("ix_jobs_waiting", "state", "priority", "model_key", "network_set", "id"),
+        # the scheduler's window: what waits, in order
+        Index("ix_jobs_waiting", "state", "priority", "id"),
         Index("ix_jobs_owner_list", "owner_id", "id"),
         Index("ix_jobs_owner_state", "owner_id", "state", "id"),
         Index("ix_jobs_batch_state", "batch_id", "state"),
         Index("ix_jobs_worker", "worker_id", "state"),
+        # room for heartbeats to rewrite a row in its page
+        {"postgresql_with": {"fillfactor": 70}},
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -56,7 +60,9 @@ class Job(Base):
 
     #: farm.jobs.spec.JobSpec with every default filled in
     spec: Mapped[dict[str, Any]]
-    #: [{"name", "sha256", "size", "file_name", "type", "base_model", "adapter_id"}]: pinned by content
+    #: the prompt without tags, with trigger words: what is encoded
+    clean_prompt: Mapped[str]
+    #: farm.jobs.prepare.Network as JSON: adapters pinned by content
     networks: Mapped[list[dict[str, Any]]]
     warnings: Mapped[list[str]]
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))

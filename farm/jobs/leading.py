@@ -1,0 +1,157 @@
+"""What only the leading scheduler does to jobs: assign, take back, give up. Guarded by its epoch as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import cast
+
+from sqlalchemy import ColumnElement, Table, bindparam, or_, select, update
+from sqlalchemy.orm import Session
+
+from farm.db.models import Job, Lease, Worker
+from farm.db.rows import changed
+from farm.jobs.moves import RELEASED, end_attempt, move, unless_cancelled
+from farm.jobs.states import State
+
+_LEASE = "scheduler"
+
+
+def _leads(epoch: int | None) -> tuple[ColumnElement[bool], ...]:
+    """Guard of a leader's statement: its epoch still stands. The lock keeps a successor waiting until the commit."""
+    if epoch is None:
+        return ()
+    return (
+        select(Lease.name)
+        .where(Lease.name == _LEASE, Lease.epoch == epoch)
+        .with_for_update(read=True)
+        .exists(),
+    )
+
+
+def assign(
+    session: Session, job_id: str, attempt_seen: int, worker_id: str, now: datetime, *, epoch: int
+) -> bool:
+    """Give a waiting job to a worker, as attempt `attempt_seen + 1`; only while `epoch` leads."""
+    moved = move(
+        session,
+        "assign",
+        (
+            Job.id == job_id,
+            Job.state == State.QUEUED,
+            Job.attempt == attempt_seen,
+            Job.cancel_requested_at.is_(None),
+            or_(Job.not_before.is_(None), Job.not_before <= now),
+            *_leads(epoch),
+        ),
+        {
+            "state": State.ASSIGNED,
+            "attempt": attempt_seen + 1,
+            "worker_id": worker_id,
+            "hb_seq": 0,
+            "sends": 1,
+            "assigned_at": now,
+            "wait_reason": None,
+            "not_before": None,
+        },
+        now,
+        worker_id,
+    )
+    return moved is not None
+
+
+def note_send(session: Session, job_id: str, attempt: int) -> bool:
+    """Count a message that is about to be sent again; False when the job is not assigned any more."""
+    done = session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.state == State.ASSIGNED, Job.attempt == attempt)
+        .values(sends=Job.sends + 1),
+        execution_options={"synchronize_session": False},
+    )
+    return changed(done) == 1
+
+
+def unassign(session: Session, job_id: str, attempt: int, now: datetime, *, epoch: int | None = None) -> bool:
+    """Take back a job that its worker did not claim; counts as nothing."""
+    moved = move(
+        session,
+        "unassign",
+        (Job.id == job_id, Job.state == State.ASSIGNED, Job.attempt == attempt, *_leads(epoch)),
+        {
+            **RELEASED,
+            "state": unless_cancelled(State.QUEUED, State.CANCELLED),
+            "finished_at": unless_cancelled(None, now),
+        },
+        now,
+    )
+    return moved is not None
+
+
+def lose(
+    session: Session,
+    job_id: str,
+    attempt: int,
+    hb_seq_seen: int,
+    *,
+    crash_limit: int,
+    now: datetime,
+    epoch: int | None = None,
+) -> bool:
+    """Queue a job again whose heartbeat stood still at `hb_seq_seen`; at the crash limit it fails as quarantined."""
+    seen = session.execute(
+        select(Job.crash_count, Job.step, Worker.name)
+        .outerjoin(Worker, Worker.id == Job.worker_id)
+        .where(Job.id == job_id, Job.state == State.RUNNING, Job.attempt == attempt)
+    ).one_or_none()
+    if seen is None:
+        return False
+    guard = (
+        Job.id == job_id,
+        Job.state == State.RUNNING,
+        Job.attempt == attempt,
+        Job.hb_seq == hb_seq_seen,
+        Job.crash_count == seen.crash_count,
+        *_leads(epoch),
+    )
+    crashes = seen.crash_count + 1
+    last = f"{seen.name or 'a worker that is gone'}, at step {seen.step}"
+    if crashes >= crash_limit:
+        times = "once" if crashes == 1 else f"{crashes} times"
+        name, message = "quarantine", f"its worker was lost {times} while rendering it (last: {last})"
+        values = {
+            "state": unless_cancelled(State.FAILED, State.CANCELLED),
+            "error_code": unless_cancelled("quarantined", None),
+            "error_message": unless_cancelled(message, None),
+            "finished_at": now,
+            "worker_id": None,
+            "stage": None,
+        }
+    else:
+        name, message = "lose", f"lost with {last}"
+        values = {
+            **RELEASED,
+            "state": unless_cancelled(State.QUEUED, State.CANCELLED),
+            "finished_at": unless_cancelled(None, now),
+        }
+    moved = move(session, name, guard, {**values, "crash_count": crashes}, now, message)
+    if moved is None:
+        return False
+    end_attempt(session, job_id, attempt, "lost", now, detail=last)
+    return True
+
+
+def note_waiting(session: Session, rows: Sequence[tuple[str, str, datetime | None]]) -> None:
+    """Keep (job, why it waits, when it is expected to start) for people; rows that say the same already stay as they are."""
+    if not rows:
+        return
+    table = cast(Table, Job.__table__)
+    session.connection().execute(
+        update(table)
+        .where(
+            table.c.id == bindparam("job"),
+            table.c.state == State.QUEUED,
+            or_(table.c.wait_reason.is_(None), table.c.wait_reason != bindparam("reason")),
+        )
+        .values(wait_reason=bindparam("reason"), estimated_start=bindparam("start")),
+        [{"job": job_id, "reason": reason, "start": start} for job_id, reason, start in rows],
+    )
