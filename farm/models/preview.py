@@ -55,7 +55,8 @@ def fit_colours(model: LoadedModel) -> Tensor:
     latents = (encoded.float() - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
     seen = torch.nn.functional.avg_pool2d(picture, scale)
     rows = _with_one(latents.cpu())
-    solution: Tensor = torch.linalg.lstsq(rows, seen[0].flatten(1).T).solution
+    # the default driver is wrong where latents depend on one another, as they may
+    solution: Tensor = torch.linalg.lstsq(rows, seen[0].flatten(1).T, driver="gelsd").solution
     return solution
 
 

@@ -1,6 +1,5 @@
 """The step machine makes the pictures that diffusers' own pipelines make: same seed, same latents after every step."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +86,9 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
-    yield {
+    return {
         "sd15": tiny_sd15(root / "sd15"),
         "v_prediction": tiny_sd15(root / "v", **ZERO_SNR),
         "sdxl": tiny_sdxl(root / "sdxl"),
