@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from farm.errors import BadRequest
 from farm.jobs.attempts import JobForWorker
 from farm.jobs.png import read_texts
 from farm.models.samplers import normalise_sampler, sampler_label
@@ -139,8 +141,6 @@ def _from_usual(text: str) -> dict[str, Any] | None:
     if "Model" in settings:
         spec["model"] = settings["Model"]
     if "Sampler" in settings:
-        try:
+        with suppress(BadRequest):
             spec["sampler"] = normalise_sampler(settings["Sampler"])
-        except ValueError:
-            pass
     return spec

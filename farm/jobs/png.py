@@ -36,9 +36,7 @@ def read_texts(data: bytes) -> dict[str, str]:
             raise _bad(f"it has more than {MAX_TEXT_CHUNKS} text chunks")
         keyword, text = _text(kind, body, left)
         left -= len(text)
-        texts.setdefault(
-            keyword, text.decode("latin-1" if kind == b"tEXt" or kind == b"zTXt" else "utf-8", "replace")
-        )
+        texts.setdefault(keyword, text.decode("latin-1" if kind != b"iTXt" else "utf-8", "replace"))
     return texts
 
 
