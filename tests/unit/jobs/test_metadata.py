@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from contextlib import suppress
 from io import BytesIO
 
 import pytest
@@ -103,7 +104,5 @@ def test_many_texts_are_refused() -> None:
 @given(st.binary(max_size=400))
 def test_any_bytes_give_a_result_or_one_refusal(data: bytes) -> None:
     for candidate in (data, SIGNATURE + data, SIGNATURE + chunk(b"iTXt", data) + chunk(b"IEND", b"")):
-        try:
+        with suppress(BadRequest):
             read_png(candidate)
-        except BadRequest:
-            pass
