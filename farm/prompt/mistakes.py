@@ -1,0 +1,23 @@
+"""What is wrong with one item of a tag, before anyone knows in which tag and column it stands."""
+
+from __future__ import annotations
+
+
+class Mistake(Exception):
+    """Raised by readers of items; `farm.prompt.tags` and `farm.prompt.resolve` turn it into a Problem."""
+
+    def __init__(self, code: str, message: str, hint: str):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+
+def shown(text: str, most: int = 40) -> str:
+    """`text` in quotes for a sentence, cut when it is long.
+
+    >>> shown("0.5@"), shown("x" * 9, most=4)
+    ("'0.5@'", "'xxxx…'")
+    """
+    text = " ".join(text.split())
+    return repr(text if len(text) <= most else text[:most] + "…")
