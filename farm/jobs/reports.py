@@ -57,6 +57,8 @@ class WorkerReport:
         """
         known = {item.name for item in fields(cls)}
         values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in row.items() if key in known
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in row.items()
+            if key in known
         }
         return cls(**values)

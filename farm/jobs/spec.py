@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -99,7 +99,7 @@ def _value(name: str, text: Any) -> Any:
     return text
 
 
-def near(name: str, known: tuple[str, ...] | list[str]) -> str:
+def near(name: str, known: Sequence[str]) -> str:
     """A hint that names what was probably meant; empty when nothing is near.
 
     >>> near("promt", ["prompt", "steps"]), near("x", ["prompt"])

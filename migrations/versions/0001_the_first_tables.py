@@ -68,7 +68,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("name_key", sa.String(), nullable=False),
         sa.Column("current_version_id", sa.String(), nullable=False),
-        sa.Column("default_strength", sa.Double(), nullable=False),
+        sa.Column("default_strength", sa.Double(), nullable=True),
         sa.Column("trigger_words", Json(), nullable=False),
         sa.Column("notes", sa.String(), nullable=False),
         sa.Column("uses", INTEGER, nullable=False),

@@ -47,7 +47,8 @@ class Adapter(Base):
     #: the name without case; unique (a deleted adapter's key gets its id appended)
     name_key: Mapped[str] = mapped_column(unique=True)
     current_version_id: Mapped[str] = mapped_column(index=True)
-    default_strength: Mapped[float] = mapped_column(default=1.0)
+    #: of a tag that names none; None: the setting decides
+    default_strength: Mapped[float | None]
     #: words typed in by a person; they replace the file's own when present
     trigger_words: Mapped[list[str]]
     notes: Mapped[str] = mapped_column(default="")
