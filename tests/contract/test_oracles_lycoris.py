@@ -1,0 +1,123 @@
+"""LyCORIS as an independent judge: its modules' outputs against ours, from the files that it writes."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from farm.lora.merge import merge
+from farm.lora.tensors import load
+from tests.unit.lora.make import layout_of, write
+
+lycoris = pytest.importorskip("lycoris.modules")
+
+BASES = {
+    "linear": (lambda: nn.Linear(12, 18), (5, 12)),
+    "square": (lambda: nn.Linear(12, 12, bias=False), (5, 12)),
+    "conv": (lambda: nn.Conv2d(6, 8, 3, padding=1), (2, 6, 5, 5)),
+    "strided": (lambda: nn.Conv2d(8, 8, 3, stride=2), (2, 8, 7, 7)),
+    "wide": (lambda: nn.Linear(48, 64), (3, 48)),
+    "wideconv": (lambda: nn.Conv2d(24, 32, 3), (1, 24, 4, 4)),
+    "pointwise": (lambda: nn.Conv2d(6, 8, 1), (2, 6, 3, 3)),
+    "layernorm": (lambda: nn.LayerNorm(12), (5, 12)),
+    "groupnorm": (lambda: nn.GroupNorm(2, 8), (2, 8, 3, 3)),
+}
+WEIGHTED = ("linear", "square", "conv", "strided", "wide", "wideconv", "pointwise")
+STRENGTHS = (1.0, 0.5, -1.0, 0.0)
+
+
+def cases() -> list[Any]:
+    """(algorithm, base, options of LyCORIS, whether strengths other than 1 mean the same there)"""
+    found: list[tuple[str, str, dict[str, Any], bool]] = []
+    for base in WEIGHTED:
+        for name in ("LoConModule", "LohaModule", "LokrModule"):
+            found.append((name, base, {"lora_dim": 3, "alpha": 1.5}, True))
+            found.append((name, base, {"lora_dim": 3, "alpha": 3, "weight_decompose": True}, False))
+            found.append(
+                (
+                    name,
+                    base,
+                    {"lora_dim": 3, "alpha": 1.5, "weight_decompose": True, "wd_on_out": False},
+                    False,
+                )
+            )
+            if (
+                name != "LokrModule" or base == "wide"
+            ):  # whole factors do not store the rank that they were scaled by
+                found.append((name, base, {"lora_dim": 3, "alpha": 2, "rs_lora": True}, True))
+            if base in ("conv", "strided", "wideconv"):
+                found.append((name, base, {"lora_dim": 2, "alpha": 1, "use_tucker": True}, True))
+        found.append(
+            ("LokrModule", base, {"lora_dim": 1, "alpha": 0.5, "decompose_both": True, "factor": 4}, True)
+        )
+        found.append(("LokrModule", base, {"lora_dim": 9, "alpha": 4, "full_matrix": True}, True))
+        found.append(("FullModule", base, {}, True))
+    found += [("NormModule", "layernorm", {}, True), ("NormModule", "groupnorm", {}, True)]
+    return [
+        pytest.param(*case, id="-".join([case[0], case[1], *(f"{k}={v}" for k, v in case[2].items())]))
+        for case in found
+    ]
+
+
+seen: set[str] = set()
+
+
+class Holder(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+
+@pytest.mark.parametrize(("algorithm", "base", "options", "linear"), cases())
+def test_outputs_agree(
+    algorithm: str, base: str, options: dict[str, Any], linear: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    make, shape = BASES[base]
+    original = make().requires_grad_(False)  # type: ignore[no-untyped-call]
+    theirs = copy.deepcopy(original)
+    module = getattr(lycoris, algorithm)("m", theirs, 1.0, **options).eval()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.shape and not name.startswith("org"):
+                parameter.add_(torch.randn(parameter.shape) * 0.3)
+    module.apply_to()
+    parts = {"unet": Holder(original)}
+    of = layout_of(parts, "sd1")
+    tensors = {f"lora_unet_inner.{name}": t.detach() for name, t in module.state_dict().items()}
+    seen.update(name.rsplit(".")[1] for name in tensors)
+    adapter = load(write(tmp_path / "a.safetensors", tensors), of)
+    x = torch.randn(shape)
+    for strength in STRENGTHS if linear else (1.0,):
+        ours = copy.deepcopy(parts)
+        merge(ours, of, [(adapter, strength)])
+        module.multiplier = strength
+        with torch.no_grad():
+            expected: Tensor = theirs(x)
+            torch.testing.assert_close(ours["unet"].inner(x), expected, rtol=2e-5, atol=2e-5)
+        if strength:
+            assert not torch.allclose(expected, original(x), atol=1e-3)
+
+
+def test_the_cases_above_cover_every_form() -> None:
+    wanted = {
+        "lora_mid",
+        "dora_scale",
+        "hada_t1",
+        "lokr_w1",
+        "lokr_w1_a",
+        "lokr_w2",
+        "lokr_w2_b",
+        "lokr_t2",
+        "diff",
+        "diff_b",
+        "w_norm",
+        "b_norm",
+    }
+    if len(seen) > 5:  # not when a single case is run
+        assert wanted <= seen
