@@ -40,9 +40,7 @@ def make_scheduler(sampler: str, config: Config, steps: int, device: torch.devic
     Raises:
         BadRequest: the sampler cannot do this number of steps with this model.
     """
-    class_name, fixed = _CLASSES[sampler]
-    cls = getattr(diffusers, class_name)
-    scheduler = cls.from_config({**_LATENT, **config, **fixed})
+    scheduler = bare_scheduler(sampler, config)
     options = {}
     if sampler == "lcm":
         options["original_inference_steps"] = max(steps, scheduler.config.original_inference_steps)
@@ -53,8 +51,16 @@ def make_scheduler(sampler: str, config: Config, steps: int, device: torch.devic
         raise BadRequest(
             f"{sampler} cannot do {steps} steps: {line}", "ask for fewer steps", code="bad_steps"
         ) from None
-    scheduler.set_begin_index(0) if hasattr(scheduler, "set_begin_index") else None
+    if hasattr(scheduler, "set_begin_index"):
+        # otherwise the index is searched by timestep, which fails where the first two are equal
+        scheduler.set_begin_index(0)
     return scheduler
+
+
+def bare_scheduler(sampler: str, config: Config) -> Any:
+    """Return the sampler's scheduler for a model with this scheduler config, before it knows of steps."""
+    class_name, fixed = _CLASSES[sampler]
+    return getattr(diffusers, class_name).from_config({**_LATENT, **config, **fixed})
 
 
 def call_bounds(scheduler: Any, steps: int) -> tuple[int, ...]:
