@@ -122,4 +122,5 @@ def explain(
 
 
 def _find(farm: Client, name: str) -> dict[str, Any]:
-    return farm.get(f"/loras/{name}")
+    adapter: dict[str, Any] = farm.get(f"/loras/{name}")
+    return adapter

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -163,7 +164,9 @@ class EmbeddedFarm:
         services += [("worker", name, ["worker", "--name", name]) for name in self._worker_names()]
         workers = "" if self.workers == 0 else f" and {self.workers} worker{'s' if self.workers > 1 else ''}"
         self.say(f"· starting scheduler, dashboard{workers}")
-        environment = environment_of(running)
+        # several workers on one processor would wait for each other's threads
+        threads = running.torch_threads or max(1, (os.cpu_count() or 1) // max(1, self.workers))
+        environment = environment_of(running.model_copy(update={"torch_threads": threads}))
         for role, name, arguments in services:
             command = [sys.executable, "-m", "farm.cli", *arguments]
             child = Child(role, name, command, environment, data / "logs" / f"{name}.log")

@@ -72,9 +72,9 @@ class Scheduler:
         self._crash_limit = crash_limit
         self._leadership = Leadership(holder, timers.leader_lease_seconds)
         longest = max(timers.round_seconds, 1.0) * 2
-        self._job_watch = StandstillWatch(timers.lease_seconds, longest)
-        self._worker_watch = StandstillWatch(timers.lease_seconds, longest)
-        self._claim_watch = StandstillWatch(timers.claim_seconds, longest)
+        self._job_watch: StandstillWatch[tuple[str, int]] = StandstillWatch(timers.lease_seconds, longest)
+        self._worker_watch: StandstillWatch[str] = StandstillWatch(timers.lease_seconds, longest)
+        self._claim_watch: StandstillWatch[tuple[str, int]] = StandstillWatch(timers.claim_seconds, longest)
 
     @property
     def leads(self) -> bool:
@@ -120,9 +120,7 @@ class Scheduler:
                 row.id: row.seq
                 for row in session.execute(select(Worker.id, Worker.seq).where(Worker.state != "gone"))
             }
-        for key in self._job_watch.observe(running, monotonic):
-            assert isinstance(key, tuple)
-            job_id, attempt = key
+        for job_id, attempt in self._job_watch.observe(running, monotonic):
             with self._sessions.begin() as session:
                 lost = attempts.lose(
                     session, job_id, attempt, running[job_id, attempt], crash_limit=self._crash_limit, now=now
@@ -130,7 +128,7 @@ class Scheduler:
             if lost:
                 log.warning("job_lost", job_id=job_id, attempt=attempt)
                 self._told(job_id)
-        still = {str(key) for key in self._worker_watch.observe(beating, monotonic)}
+        still = set(self._worker_watch.observe(beating, monotonic))
         for worker_id in still:
             with self._sessions.begin() as session:
                 workers.mark_gone(session, worker_id, beating[worker_id], now)

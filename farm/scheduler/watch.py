@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
 
 
-class StandstillWatch:
+class StandstillWatch(Generic[Key]):
     """Follows counters (heartbeats) over rounds.
 
     Time in which nobody looked, because SQL was away or this process was stopped, does not count: else a
@@ -15,16 +18,16 @@ class StandstillWatch:
     def __init__(self, lease_seconds: float, longest_round: float):
         self._lease_seconds = lease_seconds
         self._longest_round = longest_round
-        self._seen: dict[Hashable, tuple[object, float]] = {}
+        self._seen: dict[Key, tuple[object, float]] = {}
         self._looked_at: float | None = None
 
-    def observe(self, counters: Mapping[Hashable, object], monotonic: float) -> list[Hashable]:
+    def observe(self, counters: Mapping[Key, object], monotonic: float) -> list[Key]:
         """Note the counters as they are; return the keys that have not moved for a lease."""
         blind = 0.0
         if self._looked_at is not None:
             blind = max(0.0, monotonic - self._looked_at - self._longest_round)
         self._looked_at = monotonic
-        seen: dict[Hashable, tuple[object, float]] = {}
+        seen: dict[Key, tuple[object, float]] = {}
         for key, counter in counters.items():
             before = self._seen.get(key)
             moved = before is None or before[0] != counter
