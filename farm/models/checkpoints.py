@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from farm.errors import BadRequest
 from farm.lora.formats.header import Header, read_header
@@ -13,8 +15,15 @@ _ATTENTION = "transformer_blocks.0.attn2.to_k.weight"
 _WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 
 
-def read_checkpoint(path: Path) -> str:
-    """Return the family of the checkpoint: `sd1` or `sdxl`.
+#: Marks that trainers put into checkpoints, and the fields of the scheduler that they mean.
+_MARKS: Mapping[str, Mapping[str, Any]] = {
+    "v_pred": {"prediction_type": "v_prediction"},
+    "ztsnr": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+}
+
+
+def read_checkpoint(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the checkpoint's family, `sd1` or `sdxl`, and what it says of its scheduler.
 
     Raises:
         BadRequest: no safetensors, no whole checkpoint, or a family that cannot be read from one file.
@@ -25,7 +34,12 @@ def read_checkpoint(path: Path) -> str:
             "convert the checkpoint to safetensors",
             code="bad_model",
         )
-    return recognise(read_header(path), path.name)
+    header = read_header(path)
+    said: dict[str, Any] = {}
+    for mark, fields in _MARKS.items():
+        if mark in header.tensors:
+            said |= fields
+    return recognise(header, path.name), said
 
 
 def recognise(header: Header, name: str) -> str:

@@ -57,10 +57,10 @@ def describe(path: Path) -> ModelInfo:
     Raises:
         BadRequest: it cannot be used; one sentence says why.
     """
-    if path.is_dir():
+    if path.is_dir() and not _holds_checkpoint(path):
         return _describe_folder(path)
-    if path.is_file():
-        return _describe_checkpoint(path)
+    if path.exists():
+        return _describe_checkpoint(checkpoint_in(path))
     raise BadRequest(f"there is no model at {path}", code="bad_model")
 
 
@@ -112,10 +112,31 @@ def _describe_folder(path: Path) -> ModelInfo:
     return _info(path, family, "diffusers", folder.pipeline, folder.configs, folder.files, asked)
 
 
+def checkpoint_in(path: Path) -> Path:
+    """Return the checkpoint file that `path` is or, as its only one, holds."""
+    return path if path.is_file() else next(path.glob("*.safetensors"))
+
+
+def _holds_checkpoint(path: Path) -> bool:
+    """Whether the folder is a checkpoint file with its tokenizer beside it, as a worker's cache lays it out."""
+    beside = (path / folders.TOKENIZERS["text_encoder"]).is_dir()
+    return beside and not (path / folders.INDEX).exists() and len(list(path.glob("*.safetensors"))) == 1
+
+
 def _describe_checkpoint(path: Path) -> ModelInfo:
-    family = checkpoints.read_checkpoint(path)
+    family, scheduler = checkpoints.read_checkpoint(path)
+    try:
+        tokenizer = folders.tokenizer_files(path.parent, folders.TOKENIZERS["text_encoder"])
+    except BadRequest:
+        raise BadRequest(
+            f"{path.name} needs a folder 'tokenizer' beside it",
+            "a checkpoint file has no vocabulary: copy the folder from any Stable Diffusion 1.5 or XL model",
+            code="bad_model",
+        ) from None
+    configs = {**known.BY_FAMILY[family]}
+    configs["scheduler"] = {**configs["scheduler"], **scheduler}
     pipeline = "StableDiffusionXLPipeline" if family == "sdxl" else "StableDiffusionPipeline"
-    return _info(path, family, "ldm", pipeline, known.BY_FAMILY[family], (path.name,), {})
+    return _info(path, family, "ldm", pipeline, configs, (path.name, *tokenizer), {})
 
 
 def _info(

@@ -59,7 +59,7 @@ def read_folder(path: Path) -> Folder:
         files += [f"{name}/config.json", *weights]
     for tokenizer in TOKENIZERS.values():
         if _class_in(index, tokenizer) is not None:
-            files += _tokenizer_files(path, tokenizer)
+            files += tokenizer_files(path, tokenizer)
     if _class_in(index, "scheduler") is not None:
         configs["scheduler"] = {
             "_class_name": _class_in(index, "scheduler"),
@@ -137,7 +137,12 @@ def _weights(path: Path, name: str, stem: str) -> tuple[list[str], str]:
     raise BadRequest(f"the model folder lacks {name}/{stem}.safetensors", code="bad_model")
 
 
-def _tokenizer_files(path: Path, name: str) -> list[str]:
+def tokenizer_files(path: Path, name: str) -> list[str]:
+    """Return the files of the tokenizer in folder `name`.
+
+    Raises:
+        BadRequest: its vocabulary is not there.
+    """
     wanted = (
         "vocab.json",
         "merges.txt",

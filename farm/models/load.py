@@ -86,14 +86,21 @@ def load(path: Path, *, device: str = "cpu", dtype: str = "auto") -> LoadedModel
     info = families.describe(path)
     place = torch.device(device)
     kind = dtype_of(dtype, place)
-    if info.format == "ldm":
-        raise BadRequest(
-            f"{info.name} is a single-file checkpoint, which Farm does not run yet",
-            "convert it to a diffusers folder",
-            code="unsupported_model",
-        )
     with _quiet():
-        return _assemble(info, path, place, kind, _read_parts(path, info, kind))
+        if info.format == "ldm":
+            from farm.models import single_file
+
+            parts, tokenizers = single_file.read_parts(families.checkpoint_in(path), info, kind)
+            return _assemble(info, parts, tokenizers, place, kind, zero_negative=True)
+        index = folders.read_json(path / folders.INDEX)
+        return _assemble(
+            info,
+            _read_parts(path, info, kind),
+            _read_tokenizers(path, info),
+            place,
+            kind,
+            zero_negative=bool(index.get("force_zeros_for_empty_prompt", True)),
+        )
 
 
 def dtype_of(name: str, device: torch.device) -> torch.dtype:
@@ -127,24 +134,32 @@ def _read_parts(path: Path, info: ModelInfo, dtype: torch.dtype) -> dict[str, nn
     return parts
 
 
+def _read_tokenizers(path: Path, info: ModelInfo) -> dict[str, Any]:
+    return {
+        name: CLIPTokenizer.from_pretrained(path / folder, local_files_only=True)
+        for name, folder in folders.TOKENIZERS.items()
+        if name in info.configs
+    }
+
+
 def _assemble(
-    info: ModelInfo, folder: Path, device: torch.device, dtype: torch.dtype, parts: Mapping[str, nn.Module]
+    info: ModelInfo,
+    parts: Mapping[str, nn.Module],
+    tokenizers: Mapping[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    zero_negative: bool,
 ) -> LoadedModel:
     for name, part in parts.items():
         part.requires_grad_(False).eval().to(device)
         if device.type == "cuda" and name in ("unet", "vae"):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    encoders = {name: part for name, part in parts.items() if name.startswith("text_encoder")}
-    tokenizers = {
-        name: CLIPTokenizer.from_pretrained(folder / folders.TOKENIZERS[name], local_files_only=True)
-        for name in encoders
-    }
-    layout = families.layout(info.family, info.configs)
+    encoders = {name: part for name, part in parts.items() if name in folders.TOKENIZERS}
     modules = {name: _patched_part(part) for name, part in encoders.items()} | {"unet": parts["unet"]}
-    index = folders.read_json(folder / folders.INDEX)
     return LoadedModel(
         info=info,
-        layout=layout,
+        layout=families.layout(info.family, info.configs),
         device=device,
         dtype=dtype,
         modules=modules,
@@ -153,7 +168,7 @@ def _assemble(
         text_encoders=encoders,
         tokenizers=tokenizers,
         scheduler_config=info.configs["scheduler"],
-        zero_negative="text_encoder_2" in encoders and bool(index.get("force_zeros_for_empty_prompt", True)),
+        zero_negative=zero_negative and len(encoders) > 1,
         bytes=sum(
             tensor.nbytes for part in parts.values() for tensor in (*part.parameters(), *part.buffers())
         ),

@@ -127,13 +127,22 @@ def test_an_inpainting_model_is_refused(folder: Path) -> None:
         describe(folder)
 
 
-def test_checkpoint_files_are_recognised(tmp_path: Path) -> None:
-    info = describe(checkpoint(tmp_path / "photo.safetensors", whole(768)))
+def test_checkpoint_files_are_recognised(tmp_path: Path, sd15: Path) -> None:
+    path = checkpoint(tmp_path / "photo.safetensors", whole(768))
+    with pytest.raises(BadRequest, match=r"photo\.safetensors needs a folder 'tokenizer' beside it"):
+        describe(path)
+    shutil.copytree(sd15 / "tokenizer", tmp_path / "tokenizer")
+    info = describe(path)
     assert (info.name, info.family, info.format) == ("photo", "sd1", "ldm")
-    assert info.files == ("photo.safetensors",)
+    assert {"photo.safetensors", "tokenizer/vocab.json", "tokenizer/merges.txt"} <= set(info.files)
+    assert describe(tmp_path) == info
+    path.unlink()
     extra = {"conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": (8,)}
-    info = describe(checkpoint(tmp_path / "xl.safetensors", whole(2048) | extra))
+    marks: dict[str, tuple[int, ...]] = {"v_pred": (1,), "ztsnr": (1,)}
+    info = describe(checkpoint(tmp_path / "xl.safetensors", whole(2048) | extra | marks))
     assert (info.family, info.defaults["width"], info.configs["unet"]) == ("sdxl", 1024, SDXL["unet"])
+    assert info.configs["scheduler"]["prediction_type"] == "v_prediction"
+    assert info.configs["scheduler"]["rescale_betas_zero_snr"] is True
 
 
 def test_other_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
