@@ -1,0 +1,136 @@
+"""Everything that a worker does to the world outside its process, as one value that the stages are given.
+
+Each field is one effect: a transaction, a transfer, a step of the device. The stages call nothing else, so what happens
+before and after each effect can be told, and a worker can be built with effects of another kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from farm.clock import Clock
+from farm.jobs import attempts, workers
+from farm.jobs.attempts import Beat, HeartbeatAnswer, NewImage
+from farm.jobs.loading import JobForWorker, load_for_worker
+from farm.jobs.reports import WorkerReport
+from farm.jobs.workers import WorkerOrders
+from farm.lora.layout import Layout
+from farm.lora.tensors import Adapter
+from farm.models.load import LoadedModel
+from farm.models.sampler import SampleState, StepMachine
+from farm.queue.events import Event
+from farm.store import keys
+from farm.store.s3 import Store
+from farm.worker.held import HeldJob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effects:
+    """The effects of one worker. Those that end an attempt answer False when somebody else was first."""
+
+    # SQL
+    #: begin a job that was assigned to this worker
+    claim: Callable[[str, int], bool]
+    read_job: Callable[[str], JobForWorker]
+    #: report, and count on the leases of what is held
+    beat: Callable[[WorkerReport, Sequence[Beat]], tuple[WorkerOrders, HeartbeatAnswer]]
+    #: (job, attempt) of what waits for this worker
+    assigned: Callable[[], list[tuple[str, int]]]
+    succeed: Callable[[HeldJob, Sequence[NewImage], Sequence[str]], bool]
+    #: with a code and a sentence for a person
+    fail: Callable[[HeldJob, str, str], bool]
+    retry_later: Callable[[HeldJob, str, str], bool]
+    hand_back: Callable[[HeldJob], bool]
+    cancelled: Callable[[HeldJob], bool]
+    #: leave the fleet; whatever is still held is queued again
+    leave: Callable[[], None]
+    # the store
+    #: write the file with this hash to the path
+    fetch: Callable[[str, Path], None]
+    #: write a picture, make sure that it is there, return its hash
+    upload: Callable[[str, bytes], str]
+    # the device
+    load_model: Callable[[Path], LoadedModel]
+    load_adapter: Callable[[Path, Layout, str, str], Adapter]
+    step: Callable[[StepMachine, Sequence[SampleState]], None]
+    # Redis: hints, never the truth
+    tell: Callable[[Event], object]
+    show_preview: Callable[[str, bytes], object]
+
+
+def sql_effects(sessions: sessionmaker[Session], worker_id: str, clock: Clock) -> Mapping[str, Any]:
+    """The SQL half of `Effects`: each one transaction."""
+
+    def claim(job_id: str, attempt: int) -> bool:
+        with sessions.begin() as session:
+            return attempts.claim(session, job_id, attempt, worker_id, clock.now())
+
+    def read_job(job_id: str) -> JobForWorker:
+        with sessions() as session:
+            return load_for_worker(session, job_id)
+
+    def beat(report: WorkerReport, items: Sequence[Beat]) -> tuple[WorkerOrders, HeartbeatAnswer]:
+        with sessions.begin() as session:
+            orders = workers.beat(session, worker_id, report, clock.now())
+            return orders, attempts.heartbeat(session, worker_id, items)
+
+    def assigned() -> list[tuple[str, int]]:
+        with sessions() as session:
+            return attempts.assigned_to(session, worker_id)
+
+    def succeed(held: HeldJob, images: Sequence[NewImage], warnings: Sequence[str]) -> bool:
+        timings = held.timings.as_dict()
+        with sessions.begin() as session:
+            return attempts.succeed(
+                session, held.id, held.attempt, images, timings, clock.now(), warnings=warnings
+            )
+
+    def fail(held: HeldJob, code: str, message: str) -> bool:
+        timings = held.timings.as_dict()
+        with sessions.begin() as session:
+            return attempts.fail(session, held.id, held.attempt, code, message, clock.now(), timings=timings)
+
+    def retry_later(held: HeldJob, code: str, message: str) -> bool:
+        timings = held.timings.as_dict()
+        with sessions.begin() as session:
+            return attempts.retry_later(
+                session, held.id, held.attempt, code, message, clock.now(), timings=timings
+            )
+
+    def hand_back(held: HeldJob) -> bool:
+        timings = held.timings.as_dict()
+        with sessions.begin() as session:
+            return attempts.hand_back(session, held.id, held.attempt, clock.now(), timings=timings)
+
+    def cancelled(held: HeldJob) -> bool:
+        timings = held.timings.as_dict()
+        with sessions.begin() as session:
+            return attempts.cancelled(session, held.id, held.attempt, clock.now(), timings=timings)
+
+    def leave() -> None:
+        with sessions.begin() as session:
+            workers.leave(session, worker_id, clock.now())
+
+    return {
+        "claim": claim, "read_job": read_job, "beat": beat, "assigned": assigned, "succeed": succeed, "fail": fail,
+        "retry_later": retry_later, "hand_back": hand_back, "cancelled": cancelled, "leave": leave,
+    }  # fmt: skip
+
+
+def store_effects(store: Store) -> Mapping[str, Any]:
+    """The store's half of `Effects`."""
+
+    def fetch(sha256: str, path: Path) -> None:
+        store.download(keys.blob(sha256), path)
+
+    def upload(key: str, data: bytes) -> str:
+        sha256 = store.put_bytes(key, data, "image/png")
+        store.verify(key, size=len(data), sha256=sha256)
+        return sha256
+
+    return {"fetch": fetch, "upload": upload}

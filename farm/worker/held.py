@@ -1,0 +1,155 @@
+"""The jobs in this worker's hands: where each stands, what was heard about it, and whether it may go on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from farm.clock import Clock
+from farm.jobs.attempts import Beat, HeartbeatAnswer
+from farm.jobs.states import Stage
+
+Reason = Literal["cancelled", "lost", "drained"]
+
+
+class Interrupted(Exception):
+    """This attempt must not go on: its owner cancelled it, another attempt owns the job, or this worker stops."""
+
+    def __init__(self, reason: Reason):
+        super().__init__(reason)
+        self.reason: Reason = reason
+
+
+@dataclass(slots=True)
+class Timings:
+    """What one attempt cost: seconds by stage, and what was hot. Written by the thread that works on it."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(Stage, 0.0))
+    bytes_fetched: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    model_hit: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **{stage: round(seconds, 4) for stage, seconds in self.seconds.items()},
+            "bytes_fetched": self.bytes_fetched,
+            "cache_hits": self.cache_hits,
+            "cache_misses": self.cache_misses,
+            "model_hit": self.model_hit,
+        }
+
+
+@dataclass(slots=True, eq=False)
+class HeldJob:
+    """One attempt, from its claim until its end is recorded."""
+
+    id: str
+    attempt: int
+    owner_id: str = ""
+    stage: Stage = Stage.FETCHING
+    step: int = 0
+    steps: int = 0
+    cancel: bool = False
+    lost: bool = False
+    #: the worker stops, and what is left of this job does not fit its time
+    hand_back: bool = False
+    timings: Timings = field(default_factory=Timings)
+
+    def check(self) -> None:
+        """Raises Interrupted when this attempt must not go on. Called between steps and before anything long."""
+        if self.lost:
+            raise Interrupted("lost")
+        if self.cancel:
+            raise Interrupted("cancelled")
+        if self.hand_back:
+            raise Interrupted("drained")
+
+    @contextmanager
+    def timed(self, stage: Stage, clock: Clock) -> Iterator[None]:
+        """Whatever happens inside counts as this stage."""
+        self.stage = stage
+        began = clock.monotonic()
+        try:
+            yield
+        finally:
+            self.timings.seconds[stage] += clock.monotonic() - began
+
+
+class Hands:
+    """All held jobs of this worker, and its own state: taking jobs, draining, or leaving by a deadline."""
+
+    def __init__(self, clock: Clock):
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._held: dict[str, HeldJob] = {}
+        #: an operator asked for it: finish what is held, take nothing new
+        self.draining = False
+        self._leave_at: float | None = None
+        self.stopping = threading.Event()
+        #: set when the device is broken and only a new process helps
+        self.broken = threading.Event()
+        #: of all jobs since the start of this process
+        self.done = 0
+        self.bytes_fetched = 0
+        self.cache_hits = 0
+        self.cache_misses = 0
+
+    def take(self, job_id: str, attempt: int) -> HeldJob:
+        with self._lock:
+            held = self._held[job_id] = HeldJob(job_id, attempt)
+            return held
+
+    def let_go(self, held: HeldJob) -> None:
+        with self._lock:
+            if self._held.get(held.id) is held:
+                del self._held[held.id]
+            self.done += 1
+            self.bytes_fetched += held.timings.bytes_fetched
+            self.cache_hits += held.timings.cache_hits
+            self.cache_misses += held.timings.cache_misses
+
+    def holds(self, job_id: str) -> bool:
+        return job_id in self._held
+
+    def takes_jobs(self) -> bool:
+        return not (self.draining or self.stopping.is_set() or self.broken.is_set())
+
+    def current(self) -> tuple[str, ...]:
+        with self._lock:
+            return tuple(self._held)
+
+    def beats(self) -> list[Beat]:
+        with self._lock:
+            return [(held.id, held.attempt, str(held.stage), held.step) for held in self._held.values()]
+
+    def obey(self, answer: HeartbeatAnswer) -> None:
+        """Mark what was lost or cancelled; the job notices at its next step."""
+        with self._lock:
+            for held in self._held.values():
+                held.lost = held.lost or held.id in answer.lost
+                held.cancel = held.cancel or held.id in answer.cancel
+
+    def lose_all(self) -> None:
+        """This worker was given up: everything it holds belongs to others now."""
+        with self._lock:
+            for held in self._held.values():
+                held.lost = True
+
+    def leave_within(self, seconds: float) -> None:
+        """Take nothing new, and be done in this time."""
+        self._leave_at = self._clock.monotonic() + seconds
+        self.stopping.set()
+
+    def seconds_left(self) -> float | None:
+        """Until this worker has to be done; None while it does not stop."""
+        return None if self._leave_at is None else max(0.0, self._leave_at - self._clock.monotonic())
+
+    def hand_back_unless(self, held: HeldJob, seconds_needed: float) -> None:
+        """While stopping: give up a job that needs longer than there is. Noticed by the job's next `check`."""
+        left = self.seconds_left()
+        if left is not None and seconds_needed > left:
+            held.hand_back = True

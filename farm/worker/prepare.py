@@ -1,0 +1,190 @@
+"""The first stage: files from the store to disk and memory, tags to a plan. It runs while another job samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from farm.clock import Clock
+from farm.jobs.loading import JobForWorker
+from farm.jobs.prepare import Network
+from farm.jobs.states import Stage
+from farm.lora.layout import Layout
+from farm.lora.schedule import StrengthPlan
+from farm.lora.tensors import Adapter
+from farm.models import families
+from farm.models.sampler import SampleSpec
+from farm.prompt import resolve, tags
+from farm.store.disk import DiskCache
+from farm.store.trees import ManifestFile, Tree, open_tree
+from farm.worker.effects import Effects
+from farm.worker.held import HeldJob
+from farm.worker.memory import AdapterCache
+from farm.worker.patience import Patience
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A job with everything at hand that the device needs. `close` lets go of files and adapters."""
+
+    job: JobForWorker
+    held: HeldJob
+    spec: SampleSpec
+    plan: StrengthPlan
+    adapters: Mapping[str, Adapter]
+    #: sentences for the job, beyond those of its submission
+    warnings: tuple[str, ...]
+    pins: ExitStack
+
+    def close(self) -> None:
+        self.pins.close()
+
+
+class Preparer:
+    """Prepares one job at a time for each thread that calls it."""
+
+    def __init__(
+        self,
+        effects: Effects,
+        disk: DiskCache,
+        adapters: AdapterCache[Adapter],
+        patience: Patience,
+        clock: Clock,
+        *,
+        force_reload: bool,
+    ):
+        self._effects = effects
+        self._disk = disk
+        self._adapters = adapters
+        self._patience = patience
+        self._clock = clock
+        self._force_reload = force_reload
+        self._layouts: dict[str, Layout] = {}
+
+    def prepare(self, job: JobForWorker, held: HeldJob, *, model_hot: bool) -> Prepared:
+        """Fetch, verify and parse what `job` needs; the model's files too, unless it is loaded already.
+
+        Raises:
+            FarmError: a file is missing, damaged or does not fit; the store is away for long.
+            Interrupted: the job must not go on.
+        """
+        with ExitStack() as pins:
+            layout = self._layout(job)
+            with held.timed(Stage.FETCHING, self._clock):
+                if not model_hot:
+                    pins.callback(self.open_model(job, held).close)
+                adapters = {
+                    network.sha256: self._adapter(network, job, layout, held, pins)
+                    for network in job.networks
+                }
+            planned = self._plan(job, layout)
+            warnings = [*planned.notes, *(text for adapter in adapters.values() for text in adapter.warnings)]
+            spec = job.spec
+            return Prepared(
+                job=job,
+                held=held,
+                spec=SampleSpec(
+                    prompt=job.clean_prompt,
+                    negative_prompt=spec.negative_prompt,
+                    width=spec.width or 0,
+                    height=spec.height or 0,
+                    steps=spec.steps or 0,
+                    guidance_scale=spec.guidance_scale or 0.0,
+                    sampler=families.normalise_sampler(spec.sampler or ""),
+                    seeds=job.seeds,
+                ),
+                plan=planned.plan,
+                adapters=adapters,
+                warnings=tuple(text for text in dict.fromkeys(warnings) if text not in job.warnings),
+                pins=pins.pop_all(),
+            )
+
+    def open_model(self, job: JobForWorker, held: HeldJob) -> Tree:
+        """The model's files as a folder on this machine's disk, pinned."""
+        manifest = [
+            ManifestFile(path=row["path"], sha256=row["sha256"], size=row["size"])
+            for row in job.model.manifest
+        ]
+        fetch = partial(self._fetch, held)
+        tree = self._patience.until_done("fetch_model", lambda: open_tree(self._disk, manifest, fetch), held)
+        held.timings.bytes_fetched += tree.bytes_fetched
+        log.info(
+            "model_ready",
+            model=job.model.key[:12],
+            cache="hit" if tree.hit else "miss",
+            bytes=tree.bytes_fetched,
+        )
+        return tree
+
+    def _adapter(
+        self, network: Network, job: JobForWorker, layout: Layout, held: HeldJob, pins: ExitStack
+    ) -> Adapter:
+        if self._force_reload:
+            self._adapters.drop(network.sha256)
+            self._disk.discard(network.sha256)
+        began = self._clock.monotonic()
+        fetched = 0
+
+        def load() -> Adapter:
+            nonlocal fetched
+            fetch = partial(self._fetch, held, network.sha256)
+            entry = self._patience.until_done(
+                "fetch_adapter", lambda: self._disk.get(network.sha256, network.size, fetch), held
+            )
+            with entry:
+                fetched = 0 if entry.hit else entry.bytes
+                # the mapped file outlives its name, so the pin ends with the parsing
+                return self._effects.load_adapter(entry.path, layout, network.sha256, network.name)
+
+        adapter, hit = pins.enter_context(self._adapters.use(network.sha256, job.model.key, load))
+        held.timings.cache_hits += hit
+        held.timings.cache_misses += not hit
+        held.timings.bytes_fetched += fetched
+        log.info(
+            "adapter_ready",
+            adapter=network.sha256[:12],
+            cache="hit" if hit else "disk" if not fetched else "miss",
+            bytes=fetched,
+            seconds=round(self._clock.monotonic() - began, 4),
+        )
+        return adapter
+
+    def _fetch(self, held: HeldJob, sha256: str, path: Path) -> None:
+        # a worker that stops does not begin what others can fetch and render
+        self._patience.hands.hand_back_unless(held, float("inf"))
+        held.check()
+        self._effects.fetch(sha256, path)
+
+    def _layout(self, job: JobForWorker) -> Layout:
+        key = job.model.key
+        if key not in self._layouts:
+            if len(self._layouts) >= 16:
+                self._layouts.pop(next(iter(self._layouts)))
+            self._layouts[key] = families.layout(job.model.family, job.model.configs)
+        return self._layouts[key]
+
+    @staticmethod
+    def _plan(job: JobForWorker, layout: Layout) -> resolve.ResolvedPlan:
+        refs = {
+            network.name.casefold(): resolve.AdapterRef(
+                name=network.name,
+                sha256=network.sha256,
+                file_name=network.file_name,
+                default_strength=network.default_strength,
+            )
+            for network in job.networks
+        }
+        return resolve.plan(
+            tags.parse(job.spec.prompt).tags,
+            refs,
+            layout,
+            job.spec.steps or 0,
+            linear=bool(job.spec.linear_curves),
+        )

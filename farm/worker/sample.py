@@ -1,0 +1,238 @@
+"""The second stage: one thread owns the device and samples jobs in the order in which they were prepared.
+
+Between two steps of a job it looks whether the job may go on, tells its progress and now and then shows a preview. When
+memory runs out, caches are dropped and the job begins again in smaller batches, once.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import structlog
+from PIL import Image
+
+from farm.clock import Clock
+from farm.errors import Permanent
+from farm.jobs.states import Stage
+from farm.lora.tensors import Adapter
+from farm.models.sampler import SampleState
+from farm.store.trees import Tree
+from farm.worker.device import Device, in_words, is_out_of_memory, needed_bytes
+from farm.worker.effects import Effects
+from farm.worker.held import Hands
+from farm.worker.memory import AdapterCache, ModelCache
+from farm.worker.models import HotModel, open_hot
+from farm.worker.prepare import Prepared
+from farm.worker.progress import Progress
+from farm.worker.rates import Rates
+
+log = structlog.get_logger(__name__)
+
+#: Reserved for encoding, upload and record when a stopping worker reckons whether a job still fits.
+PUBLISH_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """One job's turn on the device, and what came of it."""
+
+    work: Prepared
+    open_tree: Callable[[], Tree]
+    #: what the caller's thread logs with
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    started: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+    given_up: bool = False
+    pictures: list[Image.Image] = field(default_factory=list)
+    error: BaseException | None = None
+
+
+class Sampler:
+    """The device's thread. `sample` may be called from many threads; turns are first come, first served."""
+
+    def __init__(
+        self,
+        effects: Effects,
+        device: Device,
+        models: ModelCache[HotModel],
+        adapters: AdapterCache[Adapter],
+        hands: Hands,
+        progress: Progress,
+        rates: Rates,
+        clock: Clock,
+        *,
+        preview_every: int,
+    ):
+        self._effects = effects
+        self._device = device
+        self._models = models
+        self._adapters = adapters
+        self._hands = hands
+        self._progress = progress
+        self._rates = rates
+        self._clock = clock
+        self._preview_every = preview_every
+        self._turns: queue.SimpleQueue[_Turn | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, seconds: float = 5.0) -> None:
+        self._turns.put(None)
+        self._thread.join(seconds)
+
+    def holds_model(self, key: str) -> bool:
+        return self._models.holds(key)
+
+    def sample(self, work: Prepared, open_tree: Callable[[], Tree]) -> list[Image.Image]:
+        """The pictures of a job, one for each seed. `open_tree` gives the model's files, should it not be loaded.
+
+        Raises:
+            Interrupted: the job must not go on.
+            Permanent: out of memory, or a picture became NaN.
+            Exception: whatever the model raised.
+        """
+        turn = _Turn(work, open_tree)
+        self._turns.put(turn)
+        while not turn.started.wait(_LOOK_SECONDS):
+            try:
+                # what waits its turn when the worker stops would only begin, so it is handed back
+                self._hands.hand_back_unless(work.held, float("inf"))
+                work.held.check()
+            except BaseException:
+                turn.given_up = True
+                raise
+        turn.ended.wait()
+        if turn.error is not None:
+            raise turn.error
+        return turn.pictures
+
+    def _run(self) -> None:
+        while (turn := self._turns.get()) is not None:
+            turn.started.set()
+            if not turn.given_up:
+                try:
+                    turn.pictures = turn.context.run(self._serve, turn)
+                except BaseException as error:
+                    turn.error = error
+            turn.ended.set()
+
+    def _serve(self, turn: _Turn) -> list[Image.Image]:
+        work = turn.work
+        work.held.check()
+        hot = self._open(turn)
+        batches: deque[tuple[int, ...]] = deque([work.spec.seeds])
+        pictures: list[Image.Image] = []
+        smaller = False
+        while batches:
+            try:
+                pictures += self._batch(work, hot, batches[0], done=len(pictures))
+            except BaseException as error:
+                self._restore(hot)
+                if not (isinstance(error, Exception) and is_out_of_memory(error)):
+                    raise
+                if smaller:
+                    raise self._too_large(error, work) from error
+                smaller = True
+                log.warning("out_of_memory_trying_smaller", pictures=len(batches[0]), error=str(error)[:200])
+                # the error's frames hold what is to be freed
+                error.__traceback__ = None
+                self._free(work, hot)
+                seeds = batches.popleft()
+                half = (len(seeds) + 1) // 2
+                batches.extendleft(part for part in (seeds[half:], seeds[:half]) if part)
+            else:
+                batches.popleft()
+        return pictures
+
+    def _open(self, turn: _Turn) -> HotModel:
+        work, held = turn.work, turn.work.held
+        key = work.job.model.key
+
+        def load() -> HotModel:
+            self._progress.job(held)
+            began = self._clock.monotonic()
+            hot = open_hot(
+                turn.open_tree, lambda tree: self._effects.load_model(tree.path), self._device, self._clock
+            )
+            seconds = self._clock.monotonic() - began
+            self._rates.load_took(key, seconds)
+            log.info("model_loaded", model=key[:12], seconds=round(seconds, 3))
+            return hot
+
+        with held.timed(Stage.LOADING, self._clock):
+            hot, held.timings.model_hit = self._models.get(key, load)
+        return hot
+
+    def _batch(self, work: Prepared, hot: HotModel, seeds: tuple[int, ...], done: int) -> list[Image.Image]:
+        """Sample some of the job's pictures together, from the first step to the last."""
+        machine, held, timings = hot.machine, work.held, work.held.timings
+        assert machine is not None
+        held.steps = work.spec.steps
+        held.check()
+        held.stage = Stage.PATCHING
+        self._progress.job(held)
+        patched = hot.patcher.seconds
+        with held.timed(Stage.SAMPLING, self._clock):
+            state = machine.begin(replace(work.spec, seeds=seeds), work.plan, work.adapters)
+            while not state.done:
+                self._step(work, hot, state, len(seeds), done)
+            pictures = machine.finish(state)
+        patching = hot.patcher.seconds - patched
+        timings.seconds[Stage.SAMPLING] -= patching
+        timings.seconds[Stage.PATCHING] += patching
+        return pictures
+
+    def _step(self, work: Prepared, hot: HotModel, state: SampleState, pictures: int, done: int) -> None:
+        machine, held = hot.machine, work.held
+        assert machine is not None
+        held.check()
+        began, patched = self._clock.monotonic(), hot.patcher.seconds
+        self._effects.step(machine, [state])
+        took = self._clock.monotonic() - began
+        if state.step > 1 or state.steps == 1:
+            # the first step warms up
+            self._rates.step_took(
+                work.job.batch_key, max(0.0, took - hot.patcher.seconds + patched), pictures
+            )
+        total = len(work.spec.seeds)
+        held.step = (state.steps * done + state.step * pictures) // total
+        left = (total - done) * state.steps - pictures * state.step
+        self._hands.hand_back_unless(held, took * left / pictures + PUBLISH_SECONDS)
+        self._progress.job(held, seconds_per_step=round(took, 4))
+        if self._preview_every and state.step % self._preview_every == 0 and not state.done:
+            self._progress.preview(held, machine.preview(state))
+
+    def _restore(self, hot: HotModel) -> None:
+        """After anything but success the weights are put back at once; otherwise the next job changes what differs."""
+        try:
+            hot.patcher.restore()
+        except Exception:
+            log.warning("restore_failed", exc_info=True)
+            for key in self._models.hot():
+                self._models.drop(key)
+
+    def _free(self, work: Prepared, hot: HotModel) -> None:
+        """Free all memory that this job does not need."""
+        self._models.drop_others(work.job.model.key)
+        self._adapters.drop_unused()
+        hot.patcher.release()
+        self._device.give_back_memory()
+
+    def _too_large(self, error: Exception, work: Prepared) -> Permanent:
+        needed = needed_bytes(error)
+        asked = f"one allocation of {in_words(needed)}" if needed else "more memory"
+        free, total = in_words(self._device.memory_free()), in_words(self._device.memory_total)
+        spec = work.spec
+        return Permanent(
+            f"out of memory: {spec.width}×{spec.height} needed {asked}, {self._device.name} has {free} free of {total}",
+            "ask for a smaller picture, or render on a device with more memory",
+            code="out_of_memory",
+        )

@@ -1,0 +1,139 @@
+"""One job from claim to end: prepare, sample, publish. Threads of consecutive jobs overlap in different stages."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from farm.jobs.loading import JobForWorker
+from farm.logs import bound
+from farm.worker.effects import Effects
+from farm.worker.held import Hands, HeldJob, Interrupted
+from farm.worker.outcomes import Endings
+from farm.worker.patience import Patience
+from farm.worker.prepare import Prepared, Preparer
+from farm.worker.progress import Progress
+from farm.worker.publish import Publisher
+from farm.worker.sample import Sampler
+
+log = structlog.get_logger(__name__)
+
+#: Jobs between claim and last step: one samples, one is being prepared. More would only be taken from other workers.
+AHEAD = 2
+
+
+class Stages:
+    """Runs jobs; called by as many threads as jobs may be in work at a time."""
+
+    def __init__(
+        self,
+        effects: Effects,
+        hands: Hands,
+        patience: Patience,
+        preparer: Preparer,
+        sampler: Sampler,
+        publisher: Publisher,
+        progress: Progress,
+        worker_name: str,
+    ):
+        self._effects = effects
+        self._hands = hands
+        self._patience = patience
+        self._preparer = preparer
+        self._sampler = sampler
+        self._publisher = publisher
+        self._progress = progress
+        self._worker_name = worker_name
+        self._endings = Endings(effects, patience)
+        self._ahead = threading.Semaphore(AHEAD)
+        self._claiming = threading.Lock()
+
+    def has_room(self) -> bool:
+        """Whether a job would be claimed at once."""
+        if not self._ahead.acquire(blocking=False):
+            return False
+        self._ahead.release()
+        return self._hands.takes_jobs()
+
+    def run(self, job_id: str, attempt: int) -> bool:
+        """Render this attempt of a job, if it is this worker's to claim; False when it is not, or not now.
+
+        Returns when the attempt has ended, however it did; raises nothing.
+        """
+        self._ahead.acquire()
+        ahead = _Once(self._ahead)
+        try:
+            held = self._claim(job_id, attempt)
+            if held is None:
+                return False
+            with bound(job_id=job_id, attempt=attempt, worker=self._worker_name):
+                try:
+                    state = self._run(held, ahead)
+                finally:
+                    self._hands.let_go(held)
+                if state is not None:
+                    self._progress.job(held, state)
+            return True
+        finally:
+            ahead.release()
+
+    def _claim(self, job_id: str, attempt: int) -> HeldJob | None:
+        # two messages of one job must not both pass the question whether it is held
+        with self._claiming:
+            if not self._hands.takes_jobs() or self._hands.holds(job_id):
+                return None
+            try:
+                claimed = self._effects.claim(job_id, attempt)
+            except DBAPIError as error:
+                # unknown outcome: if it is ours, its lease runs out; if not, it is sent again
+                log.warning("claim_failed", job_id=job_id, attempt=attempt, error=str(error.orig))
+                return None
+            if not claimed:
+                log.info("message_stale", job_id=job_id, attempt=attempt)
+                return None
+            return self._hands.take(job_id, attempt)
+
+    def _run(self, held: HeldJob, ahead: _Once) -> str | None:
+        """The state in which this attempt leaves the job; None when another attempt decides."""
+        try:
+            job = self._patience.until_done("read_job", lambda: self._effects.read_job(held.id), held)
+            held.owner_id, held.steps = job.owner_id, job.spec.steps or 0
+            self._progress.job(held)
+            return self._render(job, held, ahead)
+        except Interrupted as interruption:
+            ahead.release()
+            return self._endings.interrupted(held, interruption)
+        except Exception as error:
+            ahead.release()
+            return self._endings.failed(held, error)
+
+    def _render(self, job: JobForWorker, held: HeldJob, ahead: _Once) -> str | None:
+        work: Prepared = self._preparer.prepare(job, held, model_hot=self._sampler.holds_model(job.model.key))
+        with work.pins:
+            pictures = self._sampler.sample(work, partial(self._preparer.open_model, job, held))
+        # the device is free for the next job, which may be claimed now
+        ahead.release()
+        self._progress.job(held)
+        if not self._publisher.publish(job, held, pictures, work.warnings):
+            log.info("result_discarded")
+            return None
+        log.info("job_succeeded", pictures=len(pictures), **held.timings.as_dict())
+        return "succeeded"
+
+
+class _Once:
+    """Releases a semaphore the first time it is asked to."""
+
+    def __init__(self, semaphore: threading.Semaphore):
+        self._semaphore = semaphore
+        self._lock = threading.Lock()
+        self._done = False
+
+    def release(self) -> None:
+        with self._lock:
+            done, self._done = self._done, True
+        if not done:
+            self._semaphore.release()
