@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from farm.db.models import Model, Worker
 from farm.errors import BadRequest, Conflict, NotFound, Problem
 from farm.ids import ModelId, new_id
-from farm.jobs.spec import near
+from farm.jobs.spec import near, storable
 from farm.models.families import ModelInfo
 
 
@@ -95,7 +95,7 @@ def find(session: Session, name: str | None) -> ModelRow:
         query = query.order_by(Model.id.desc()).limit(1)
     else:
         query = query.where(Model.name_key == name.casefold())
-    row = session.execute(query).one_or_none()
+    row = session.execute(query).one_or_none() if name is None or storable(name) else None
     if row is not None:
         return ModelRow(**row._mapping)
     known = session.scalars(select(Model.name).where(Model.deleted_at.is_(None)).order_by(Model.name)).all()

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from farm.errors import BadRequest, Problem
+from farm.jobs import models
+from farm.jobs.adapters import AdapterRow
+from farm.jobs.check import check
+from farm.jobs.fitting import Fitted, Fitter, layout_of, ref_of, tensor_infos
 from farm.jobs.limits import Limits
-from farm.jobs.spec import JobSpec
+from farm.jobs.models import ModelRow
+from farm.jobs.spec import JobSpec, parse_spec
+from farm.lora.formats.inspect import AdapterInfo
 from farm.lora.schedule import StrengthPlan
+from farm.models.families import normalise_sampler
+from farm.prompt import explain as explaining
+from farm.prompt import triggers
+from farm.prompt.tags import ParsedPrompt, parse
+
+#: for a model that says nothing itself
+_DEFAULTS: Mapping[str, Any] = {
+    "width": 512,
+    "height": 512,
+    "steps": 20,
+    "guidance_scale": 7.0,
+    "sampler": "euler",
+}
+#: seeds that are drawn fit into 32 bits, as other programs expect
+_DRAWN_SEEDS = 2**32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +51,8 @@ class Network:
     #: of a tag that names no strength
     default_strength: float
 
-    def as_dict(self) -> dict[str, Any]: ...
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +82,175 @@ def prepare(
     Raises:
         BadRequest: every problem that was found, each with its JSON pointer.
     """
-    raise NotImplementedError
+    return Preparer(session, limits).prepare(spec if isinstance(spec, JobSpec) else parse_spec(spec))
 
 
 def explain(session: Session, prepared: Prepared) -> dict[str, Any]:
     """Strength per adapter, component, block and step: the object of `farm loras explain --json`."""
-    raise NotImplementedError
+    spec, model = prepared.spec, models.find(session, prepared.model_name)
+    tags = parse(spec.prompt, max_tags=len(spec.prompt)).tags
+    strengths = {network.sha256: network.default_strength for network in prepared.networks}
+    assert spec.steps is not None
+    return explaining.explain(
+        spec.prompt,
+        layout_of(model),
+        spec.steps,
+        adapters={
+            name: _explained(row, strengths.get(row.sha256, 1.0))
+            for name, row in Fitter(session).rows(tags).items()
+        },
+        model=model.name,
+        linear=bool(spec.linear_curves),
+        max_tags=len(spec.prompt),
+    )
+
+
+def _explained(row: AdapterRow, default_strength: float) -> explaining.ExplainedAdapter:
+    return explaining.ExplainedAdapter(
+        ref=ref_of(row, default_strength),
+        type=row.type,
+        base_model=row.base_model,
+        trigger_words=row.trigger_words,
+        info=AdapterInfo.from_dict(row.info),
+        tensors=tensor_infos(row.tensors),
+    )
+
+
+@dataclass(slots=True)
+class Preparer:
+    """Prepares specs of one transaction; models, adapters and plans that come again are read and made once."""
+
+    session: Session
+    limits: Limits
+    _models: dict[str | None, ModelRow | BadRequest] = field(default_factory=dict)
+    _fitter: Fitter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._fitter = Fitter(self.session)
+
+    def prepare(self, asked: JobSpec) -> Prepared:
+        """Check `asked` and fill in what it leaves open.
+
+        Raises:
+            BadRequest: every problem that was found.
+        """
+        problems: list[Problem] = []
+        model = self._model(asked.model, problems)
+        spec = self._fill_in(asked, model)
+        problems += check(spec, self.limits, model.defaults.get("limits", {}) if model else {})
+        spec = _with_sampler(spec, problems)
+        parsed = self._parse(spec, problems)
+        fitted = self._fit(parsed, spec, model, problems)
+        if problems or model is None or parsed is None or fitted is None:
+            raise BadRequest.of(tuple(problems))
+        words = [row.trigger_words for row in fitted.adapters]
+        networks = tuple(self._network(row) for row in fitted.adapters)
+        return Prepared(
+            spec=spec,
+            clean_prompt=triggers.insert(parsed.text, words, self.limits.apply_triggers),
+            networks=networks,
+            plan=fitted.plan,
+            warnings=(*fitted.warnings, *_about_negative(spec)),
+            model_id=model.id,
+            model_name=model.name,
+            model_key=model.sha256,
+            model_bytes=model.bytes,
+            network_set=network_set(networks),
+            batch_key=batch_key(spec, model.sha256),
+        )
+
+    def _model(self, name: str | None, problems: list[Problem]) -> ModelRow | None:
+        if name not in self._models:
+            try:
+                self._models[name] = models.find(self.session, name)
+            except BadRequest as error:
+                self._models[name] = error
+        found = self._models[name]
+        if isinstance(found, ModelRow):
+            return found
+        problems += found.problems
+        return None
+
+    def _fill_in(self, asked: JobSpec, model: ModelRow | None) -> JobSpec:
+        defaults = {**_DEFAULTS, **(model.defaults if model else {})}
+        values = {name: defaults[name] for name in _DEFAULTS if getattr(asked, name) is None}
+        if asked.seed in (None, -1):
+            values["seed"] = draw_seed()
+        if asked.linear_curves is None:
+            values["linear_curves"] = self.limits.linear_curves
+        if model is not None:
+            values["model"] = model.name
+        return asked.model_copy(update=values)
+
+    def _parse(self, spec: JobSpec, problems: list[Problem]) -> ParsedPrompt | None:
+        if any(problem.pointer == "/prompt" for problem in problems):
+            return None
+        try:
+            return parse(spec.prompt, max_tags=self.limits.max_tags)
+        except BadRequest as error:
+            problems += error.problems
+            return None
+
+    def _fit(
+        self, parsed: ParsedPrompt | None, spec: JobSpec, model: ModelRow | None, problems: list[Problem]
+    ) -> Fitted | None:
+        steps_are_good = spec.steps is not None and 1 <= spec.steps <= self.limits.max_steps
+        if parsed is None or model is None or not steps_are_good:
+            return None
+        assert spec.steps is not None
+        try:
+            return self._fitter.fit(
+                parsed.tags,
+                model,
+                spec.steps,
+                default_strength=self.limits.default_strength,
+                linear=bool(spec.linear_curves),
+            )
+        except BadRequest as error:
+            problems += error.problems or (
+                Problem(code=error.code, message=error.message, hint=error.hint, pointer="/model"),
+            )
+            return None
+
+    def _network(self, row: AdapterRow) -> Network:
+        own = row.default_strength
+        return Network(
+            name=row.name,
+            sha256=row.sha256,
+            size=row.size,
+            file_name=row.file_name,
+            type=row.type,
+            base_model=row.base_model,
+            adapter_id=row.id,
+            default_strength=self.limits.default_strength if own is None else own,
+        )
+
+
+def draw_seed() -> int:
+    return secrets.randbelow(_DRAWN_SEEDS)
+
+
+def network_set(networks: tuple[Network, ...]) -> str:
+    """Equal for equal sets of files; empty without any."""
+    hashes = sorted({network.sha256 for network in networks})
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:32] if hashes else ""
+
+
+def batch_key(spec: JobSpec, model_key: str) -> str:
+    """Equal for jobs that may be sampled in one forward pass, and that take the same time for a step."""
+    return f"{model_key[:16]}:{spec.width}x{spec.height}:{spec.steps}:{spec.sampler}:{spec.guidance_scale:g}"
+
+
+def _with_sampler(spec: JobSpec, problems: list[Problem]) -> JobSpec:
+    assert spec.sampler is not None
+    try:
+        return spec.model_copy(update={"sampler": normalise_sampler(spec.sampler)})
+    except BadRequest as error:
+        problems += error.problems
+        return spec
+
+
+def _about_negative(spec: JobSpec) -> tuple[str, ...]:
+    if "<lora:" in spec.negative_prompt.casefold():
+        return ("tags in the negative prompt are not applied; write them into the prompt",)
+    return ()

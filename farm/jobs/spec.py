@@ -99,6 +99,15 @@ def _value(name: str, text: Any) -> Any:
     return text
 
 
+def storable(text: str) -> bool:
+    """Whether a database can keep `text`: no NUL, no half of a surrogate pair.
+
+    >>> storable("Füchse 🦊"), storable("a\\x00b"), storable("\\ud83e")
+    (True, False, False)
+    """
+    return "\x00" not in text and not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
 def near(name: str, known: Sequence[str]) -> str:
     """A hint that names what was probably meant; empty when nothing is near.
 

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
+from sqlalchemy import Table, insert, literal, select
 from sqlalchemy.orm import Session
 
-from farm.errors import Problem
-from farm.ids import BatchId, JobId
+from farm.db.models import Batch, Job, JobEvent
+from farm.errors import BadRequest, Problem
+from farm.ids import BatchId, JobId, new_id, new_ids
+from farm.jobs import adapters
+from farm.jobs.check import check_own
 from farm.jobs.limits import Limits
-from farm.jobs.prepare import Network, Prepared, explain, prepare
-from farm.jobs.spec import JobSpec
+from farm.jobs.prepare import Network, Prepared, Preparer, draw_seed, explain, prepare
+from farm.jobs.spec import JobSpec, parse_spec
+from farm.jobs.states import PRIORITIES, State
 
 __all__ = ["BatchResult", "Network", "Prepared", "explain", "prepare", "submit", "submit_batch"]
+
+#: problems that one answer lists
+MAX_ERRORS = 100
+_CHUNK = 1000
+#: fields in which rows may differ and still share all that was prepared
+_OWN = ("seed", "tags", "webhook", "priority")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +48,63 @@ class BatchResult:
     groups: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all rows of one wording have in common: columns of `jobs`, without what a row has of its own."""
+
+    columns: Mapping[str, Any]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    shared: _Shared
+    seed: int
+    tags: tuple[str, ...]
+    webhook: str | None
+    priority: str
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Reads the rows of a batch; keeps little of each, whatever was prepared for it once for all that share it."""
+
+    preparer: Preparer
+    rows: list[_Row] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: dict[str, None] = field(default_factory=dict)
+    _known: dict[tuple[Any, ...], _Shared] = field(default_factory=dict)
+    _networks: dict[tuple[Network, ...], list[dict[str, Any]]] = field(default_factory=dict)
+
+    def read(self, index: int, raw: Mapping[str, Any]) -> None:
+        """Take one more row, or note what is wrong with it."""
+        pointer = f"/rows/{index}"
+        try:
+            spec = parse_spec(raw, pointer)
+        except BadRequest as error:
+            self.problems += error.problems
+            return
+        key = tuple(getattr(spec, name) for name in JobSpec.model_fields if name not in _OWN)
+        shared = self._known.get(key)
+        try:
+            if shared is None:
+                shared = self._share(key, self.preparer.prepare(spec))
+            elif wrong := check_own(spec, self.preparer.limits):
+                raise BadRequest.of(tuple(wrong))
+        except BadRequest as error:
+            self.problems += [replace(item, pointer=pointer + item.pointer) for item in error.problems]
+            return
+        seed = draw_seed() if spec.seed is None or spec.seed == -1 else spec.seed
+        self.rows.append(_Row(shared, seed, tuple(spec.tags), spec.webhook, spec.priority))
+
+    def _share(self, key: tuple[Any, ...], found: Prepared) -> _Shared:
+        self.warnings.update(dict.fromkeys(found.warnings))
+        columns = _columns(found)
+        columns["networks"] = self._networks.setdefault(found.networks, columns["networks"])
+        self._known[key] = shared = _Shared(columns, found.spec.count)
+        return shared
+
+
 def submit(
     session: Session, owner_id: str, spec: JobSpec | Mapping[str, Any], *, limits: Limits, now: datetime
 ) -> JobId:
@@ -44,7 +113,25 @@ def submit(
     Raises:
         BadRequest: every problem that was found, each with its JSON pointer.
     """
-    raise NotImplementedError
+    found = prepare(session, owner_id, spec, limits=limits)
+    job_id = new_id("job", now)
+    session.execute(
+        insert(Job).values(
+            **_columns(found),
+            id=job_id,
+            owner_id=owner_id,
+            priority=PRIORITIES[found.spec.priority],
+            webhook=found.spec.webhook,
+            created_at=now,
+        )
+    )
+    session.execute(
+        insert(JobEvent).values(
+            job_id=job_id, attempt=0, transition="submit", state=State.QUEUED, detail=None, at=now
+        )
+    )
+    adapters.count_uses(session, {network.adapter_id: 1 for network in found.networks})
+    return JobId(job_id)
 
 
 def submit_batch(
@@ -57,5 +144,117 @@ def submit_batch(
     now: datetime,
     dry_run: bool = False,
 ) -> BatchResult:
-    """Write all `rows` as jobs, or none. `rows` is read once, in order. The caller commits when `batch_id` is set."""
-    raise NotImplementedError
+    """Write all `rows` as jobs, or none. `rows` is read once, in order. The caller commits when `batch_id` is set.
+
+    All rows are checked before the first is written, so that the database is locked for the writing alone.
+    """
+    reader = _Reader(Preparer(session, limits))
+    for index, raw in enumerate(rows):
+        if index >= limits.max_batch_rows:
+            reader.problems.append(_too_many(limits))
+            break
+        reader.read(index, raw)
+        if len(reader.problems) >= MAX_ERRORS:
+            break
+    if not reader.rows and not reader.problems:
+        reader.problems.append(
+            Problem(
+                code="empty_batch",
+                message="the batch has no rows",
+                hint="give at least one job",
+                pointer="/rows",
+            )
+        )
+    batch_id = None
+    if not reader.problems and not dry_run:
+        batch_id = _write(session, owner_id, reader.rows, name, now)
+    groups = {(row.shared.columns["model_key"], row.shared.columns["network_set"]) for row in reader.rows}
+    return BatchResult(
+        batch_id=batch_id,
+        accepted=0 if reader.problems else len(reader.rows),
+        errors=tuple(reader.problems[:MAX_ERRORS]),
+        warnings=tuple(reader.warnings),
+        images=sum(row.shared.count for row in reader.rows),
+        steps=sum(row.shared.count * row.shared.columns["steps"] for row in reader.rows),
+        groups=len(groups),
+    )
+
+
+def _write(session: Session, owner_id: str, rows: Sequence[_Row], name: str, now: datetime) -> BatchId:
+    batch_id = new_id("batch", now)
+    session.execute(
+        insert(Batch).values(
+            id=batch_id,
+            owner_id=owner_id,
+            name=name,
+            total=len(rows),
+            created_at=now,
+            cancel_requested_at=None,
+        )
+    )
+    connection = session.connection()
+    statement = insert(cast(Table, Job.__table__))
+    # ids that rise in the order of the rows: the queue keeps that order
+    ids = new_ids("job", now, len(rows))
+    common = {"owner_id": owner_id, "batch_id": batch_id, "created_at": now}
+    for begin in range(0, len(rows), _CHUNK):
+        part = rows[begin : begin + _CHUNK]
+        connection.execute(statement, list(_values(part, ids[begin : begin + _CHUNK], begin, common)))
+    session.execute(
+        insert(JobEvent).from_select(
+            ["job_id", "attempt", "transition", "state", "at"],
+            select(
+                Job.id,
+                literal(0),
+                literal("submit"),
+                literal(State.QUEUED.value),
+                literal(now, JobEvent.at.type),
+            ).where(Job.batch_id == batch_id),
+        )
+    )
+    uses: Counter[str] = Counter()
+    for row in rows:
+        uses.update(network["adapter_id"] for network in row.shared.columns["networks"])
+    adapters.count_uses(session, uses)
+    return BatchId(batch_id)
+
+
+def _values(
+    rows: Sequence[_Row], ids: Sequence[str], begin: int, common: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    for index, (row, job_id) in enumerate(zip(rows, ids, strict=True), begin):
+        own = {"seed": row.seed, "tags": list(row.tags), "webhook": row.webhook, "priority": row.priority}
+        yield {
+            **row.shared.columns,
+            **common,
+            "spec": row.shared.columns["spec"] | own,
+            "id": job_id,
+            "batch_index": index,
+            "priority": PRIORITIES[row.priority],
+            "webhook": row.webhook,
+        }
+
+
+def _columns(found: Prepared) -> dict[str, Any]:
+    assert found.spec.steps is not None
+    return {
+        "state": State.QUEUED,
+        "spec": found.spec.model_dump(),
+        "clean_prompt": found.clean_prompt,
+        "networks": [network.as_dict() for network in found.networks],
+        "warnings": list(found.warnings),
+        "model_id": found.model_id,
+        "model_key": found.model_key,
+        "network_set": found.network_set,
+        "batch_key": found.batch_key,
+        "steps": found.spec.steps,
+    }
+
+
+def _too_many(limits: Limits) -> Problem:
+    return Problem(
+        code="too_many_rows",
+        message=f"the batch has more than {limits.max_batch_rows} rows",
+        hint="send it as several batches",
+        pointer="/rows",
+    )

@@ -1,0 +1,126 @@
+"""Whether the values of a spec are within bounds: every mistake as a `Problem` with its field, all at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from farm.errors import Problem
+from farm.jobs.limits import Limits
+from farm.jobs.spec import JobSpec, storable
+
+#: the largest whole number that survives JSON in a browser
+MAX_SEED = 2**53 - 1
+MULTIPLE_OF = 8
+
+
+def check(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> list[Problem]:
+    """Problems of a spec whose defaults are filled in."""
+    return [
+        *_texts(spec, limits),
+        *_size(spec, limits, model_limits),
+        *_numbers(spec, limits, model_limits),
+        *check_own(spec, limits),
+    ]
+
+
+def check_own(spec: JobSpec, limits: Limits) -> list[Problem]:
+    """Problems of what rows of a batch have of their own: seed, tags, webhook."""
+    return [*_seed(spec, limits), *_labels(spec, limits), *_webhook(spec, limits)]
+
+
+def _texts(spec: JobSpec, limits: Limits) -> Iterator[Problem]:
+    for field in ("prompt", "negative_prompt"):
+        text: str = getattr(spec, field)
+        if len(text) > limits.max_prompt_chars:
+            yield _bad(
+                field, f"{len(text)} characters", f"at most {limits.max_prompt_chars} are allowed", "too_long"
+            )
+        elif not storable(text):
+            yield _bad(
+                field,
+                "a character that is no text (NUL or half a surrogate pair)",
+                "remove it",
+                "bad_character",
+            )
+
+
+def _size(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> Iterator[Problem]:
+    multiple = math.lcm(MULTIPLE_OF, int(model_limits.get("multiple_of", MULTIPLE_OF)))
+    least = max(limits.min_side, int(model_limits.get("min_size", 0)))
+    good = True
+    for field in ("width", "height"):
+        side = getattr(spec, field)
+        if not least <= side <= limits.max_side:
+            good = False
+            yield _bad(field, f"{side} pixels", f"give {least} to {limits.max_side}", "out_of_bounds")
+        elif side % multiple:
+            good = False
+            down = side - side % multiple
+            near = down if down >= least else down + multiple
+            yield _bad(
+                field,
+                f"{side} is no multiple of {multiple}",
+                f"{near} or {near + multiple} is",
+                "not_a_multiple",
+            )
+    assert spec.width is not None
+    assert spec.height is not None
+    if good and spec.width * spec.height > limits.max_pixels:
+        found = f"{spec.width} x {spec.height} are {spec.width * spec.height} pixels"
+        yield _bad("width", found, f"at most {limits.max_pixels} are allowed", "too_large")
+
+
+def _numbers(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> Iterator[Problem]:
+    assert spec.steps is not None
+    assert spec.guidance_scale is not None
+    most = min(limits.max_steps, int(model_limits.get("max_steps", limits.max_steps)))
+    if not 1 <= spec.steps <= most:
+        yield _bad("steps", f"{spec.steps} steps", f"give 1 to {most}", "out_of_bounds")
+    if not 1 <= spec.count <= limits.max_count:
+        yield _bad("count", f"{spec.count} pictures", f"give 1 to {limits.max_count}", "out_of_bounds")
+    if not 0 <= spec.guidance_scale <= limits.max_guidance_scale:  # false for NaN, too
+        found = f"{spec.guidance_scale:g}"
+        yield _bad("guidance_scale", found, f"give 0 to {limits.max_guidance_scale:g}", "out_of_bounds")
+
+
+def _seed(spec: JobSpec, limits: Limits) -> Iterator[Problem]:
+    if spec.seed is not None and spec.seed != -1 and not 0 <= spec.seed <= MAX_SEED - limits.max_count:
+        wanted = f"give 0 to {MAX_SEED - limits.max_count}, or -1 for a random one"
+        yield _bad("seed", str(spec.seed), wanted, "out_of_bounds")
+
+
+def _labels(spec: JobSpec, limits: Limits) -> Iterator[Problem]:
+    if len(spec.tags) > limits.max_labels:
+        yield _bad("tags", f"{len(spec.tags)} words", f"at most {limits.max_labels} are allowed", "too_many")
+    for index, label in enumerate(spec.tags):
+        if not 0 < len(label) <= limits.max_label_chars or not storable(label):
+            wanted = f"give 1 to {limits.max_label_chars} characters"
+            yield _bad(f"tags/{index}", f"a word of {len(label)} characters", wanted, "bad_value")
+
+
+def _webhook(spec: JobSpec, limits: Limits) -> Iterator[Problem]:
+    if spec.webhook is None:
+        return
+    if len(spec.webhook) > limits.max_webhook_chars:
+        wanted = f"at most {limits.max_webhook_chars} are allowed"
+        yield _bad("webhook", f"{len(spec.webhook)} characters", wanted, "too_long")
+        return
+    try:
+        parts = urlsplit(spec.webhook)
+        good = parts.scheme in ("https", "http") and bool(parts.hostname) and parts.username is None
+        good = good and storable(spec.webhook) and not any(ord(sign) <= 32 for sign in spec.webhook)
+    except ValueError:
+        good = False
+    if not good:
+        yield _bad(
+            "webhook", "this is no https:// address", "such as https://example.org/farm", "bad_address"
+        )
+
+
+def _bad(field: str, found: str, wanted: str, code: str) -> Problem:
+    return Problem(
+        code=code, message=f"{field.split('/', maxsplit=1)[0]}: {found}", hint=wanted, pointer=f"/{field}"
+    )
