@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 from typing import Literal
 
 from farm.prompt.mistakes import Mistake, shown
@@ -142,13 +143,11 @@ class Curve:
         """Whether every run has one strength throughout."""
         return len({point.strength for point in self.points}) == 1
 
-    def values(
-        self, steps: int, *, linear: bool = False, zero_based: bool | None = None
-    ) -> tuple[float, ...]:
+    def values(self, steps: int, *, linear: bool = False, zero_based: bool = False) -> tuple[float, ...]:
         """Return the strength at each of `steps` steps.
 
         `linear` makes every `@` a ramp with whole numbers counted from 0, in curves that have an `@`;
-        `zero_based` True says so of all curves (kind `loractl`).
+        `zero_based` does so in all curves (kind `loractl`).
 
         >>> Curve.parse("0@1,1~5").values(6)
         (0.0, 0.25, 0.5, 0.75, 1.0, 1.0)
@@ -158,28 +157,23 @@ class Curve:
         Raises:
             Mistake: a position that means nothing in a run of this length.
         """
-        ramps = bool(zero_based) or (
-            linear and any(point.at is not None and not point.ramp for point in self.points)
-        )
-        if len(self.points) == 1:
-            return (self.points[0].strength,) * steps
+        points = self.points
+        if len(points) == 1:
+            return (points[0].strength,) * steps
+        ramps = zero_based or (linear and any(point.at is not None and not point.ramp for point in points))
         places = self._places(steps, zero_based=ramps)
+        first_steps = [ceil(place) for place in places]
         values: list[float] = []
-        reached = 0
+        reached, last = 0, len(points) - 1
         for step in range(1, steps + 1):
-            while reached + 1 < len(places) and places[reached + 1] <= step:
+            while reached < last and first_steps[reached + 1] <= step:
                 reached += 1
-            here = self.points[reached]
-            if step <= places[reached] or reached + 1 == len(places):
-                values.append(here.strength)
-                continue
-            following = self.points[reached + 1]
-            if ramps or following.ramp:
-                begin, end = places[reached], places[reached + 1]
-                way = float((step - begin) / (end - begin))
-                values.append(here.strength + (following.strength - here.strength) * way)
-            else:
-                values.append(here.strength)
+            value = points[reached].strength
+            following = points[min(reached + 1, last)]
+            if reached < last and step >= first_steps[0] and (ramps or following.ramp):
+                begin, end = float(places[reached]), float(places[reached + 1])
+                value += (following.strength - value) * ((step - begin) / (end - begin))
+            values.append(value)
         return tuple(values)
 
     def _places(self, steps: int, *, zero_based: bool) -> list[Fraction]:

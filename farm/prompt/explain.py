@@ -141,6 +141,8 @@ def generic_layout() -> Layout:
         Layer(component="unet", path="outside", kind="linear", shape=(1, 1), bias=False, block="in"),
     ]
     for index, label in enumerate(UNET_BLOCKS):
+        if index == 0:
+            continue  # IN00 is conv_in, which stands outside the blocks
         side = "in" if label.startswith("IN") else "mid" if label.startswith("M") else "out"
         layers.append(
             Layer(

@@ -58,10 +58,12 @@ def read_count(text: str, what: str, *, least: int, most: int) -> int:
 
 
 def format_number(value: float) -> str:
-    """Return the shortest text that reads as `value`.
+    """Return a short text that reads as `value`.
 
-    >>> format_number(1.0), format_number(0.25), format_number(1e-7)
-    ('1', '0.25', '0.0000001')
+    >>> format_number(1.0), format_number(0.25), format_number(1e-7), format_number(1e-99)
+    ('1', '0.25', '0.0000001', '1e-99')
     """
     text = format(Decimal(repr(value)), "f")
+    if len(text) > _LONGEST:
+        return repr(value)
     return (text.rstrip("0").rstrip(".") if "." in text else text) or "0"

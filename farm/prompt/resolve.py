@@ -219,9 +219,7 @@ class _Resolver:
 
     def _values(self, key: str, curve: Curve) -> tuple[float, ...]:
         try:
-            return curve.values(
-                self.steps, linear=self.linear, zero_based=True if self.tag.zero_based else None
-            )
+            return curve.values(self.steps, linear=self.linear, zero_based=self.tag.zero_based)
         except Mistake as mistake:
             self.problems.append(self.tag.problem(mistake, key))
             return ()
