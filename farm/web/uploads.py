@@ -164,14 +164,12 @@ def complete(services: Services, owner_id: str, upload_id: str) -> AdapterId:
     except BadRequest:
         _discard(services, upload_id, key)
         raise
-    adapter_id = register(
-        services,
-        owner_id,
-        file,
-        name=name,
-        file_name=file_name,
-        upload_id=upload_id,
-    )
+    try:
+        adapter_id = register(services, owner_id, file, name=name, file_name=file_name, upload_id=upload_id)
+    except Conflict as error:
+        if error.code == "name_taken":
+            _discard(services, upload_id, key)
+        raise
     store.delete(key)
     return adapter_id
 
