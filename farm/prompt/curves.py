@@ -5,6 +5,7 @@ Where the language leaves room, this module decides:
 - A decimal with "." between 0.0 and 1.0 is a fraction of the run, also beside whole numbers.
 - Whole numbers are fractions too when no position of the curve exceeds 1 (`0@0,1@1`). A percentage is no such
   number: in `0@1,1@100%` the 1 is step 1.
+- In a tag of kind `loractl` every number of a curve whose largest position exceeds 1 is a step, 2.5 and 0.5 too.
 - Positions rise strictly where they are written in one unit. Mixed units are compared once the number of steps is known.
 - A bare number may come first among several points; it holds from the beginning: `0.2,0.8@10`.
 - Linear reading (kind `loractl`, or the setting): every point is a ramp and whole numbers count from 0. The
@@ -132,8 +133,9 @@ class Curve:
             raise Mistake(
                 "bad_curve", f"a curve of {len(parts)} points", f"a curve has at most {MOST_POINTS} points"
             )
-        points = _as_fractions(
-            [_read_point(part, first=not number, any_decimal=loractl) for number, part in enumerate(parts)]
+        points = _in_one_unit(
+            [_read_point(part, first=not number, any_decimal=loractl) for number, part in enumerate(parts)],
+            loractl=loractl,
         )
         _check_rising(points)
         return cls(tuple(points))
@@ -219,13 +221,18 @@ def _read_point(part: str, *, first: bool, any_decimal: bool) -> Point:
     return Point(value, read_position(position, any_decimal=any_decimal), mark == "~")
 
 
-def _as_fractions(points: list[Point]) -> list[Point]:
-    """Whole numbers are fractions of the run when no position of the curve exceeds 1."""
+def _in_one_unit(points: list[Point], *, loractl: bool) -> list[Point]:
+    """Whole numbers are fractions of the run when no position of the curve exceeds 1; else loractl has steps only."""
     places = [point.at for point in points if point.at is not None]
-    if any(at.unit == "percent" or at.value > 1 for at in places):
+    if any(at.unit == "percent" for at in places):
         return points
+    unit: Unit = "fraction"
+    if any(at.value > 1 for at in places):
+        if not loractl:
+            return points
+        unit = "step"
     return [
-        Point(point.strength, Position(point.at.value, "fraction"), point.ramp) if point.at else point
+        Point(point.strength, Position(point.at.value, unit), point.ramp) if point.at else point
         for point in points
     ]
 
