@@ -123,7 +123,13 @@ class Scheduler:
         for job_id, attempt in self._job_watch.observe(running, monotonic):
             with self._sessions.begin() as session:
                 lost = attempts.lose(
-                    session, job_id, attempt, running[job_id, attempt], crash_limit=self._crash_limit, now=now
+                    session,
+                    job_id,
+                    attempt,
+                    running[job_id, attempt],
+                    crash_limit=self._crash_limit,
+                    now=now,
+                    epoch=self._leadership.epoch,
                 )
             if lost:
                 log.warning("job_lost", job_id=job_id, attempt=attempt)
@@ -151,7 +157,9 @@ class Scheduler:
                 continue
             with self._sessions.begin() as session:
                 if gone or row.sends >= MAX_SENDS:
-                    attempts.unassign(session, row.id, row.attempt, self._clock.now())
+                    attempts.unassign(
+                        session, row.id, row.attempt, self._clock.now(), epoch=self._leadership.epoch
+                    )
                     resend = False
                 else:
                     resend = attempts.note_send(session, row.id, row.attempt)

@@ -1,0 +1,256 @@
+"""Rounds of the real scheduler on both databases, with a clock that the test turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from farm.db.models import Job, Outbox, Worker
+from farm.errors import Transient
+from farm.jobs import attempts, control
+from farm.jobs.reports import WorkerReport
+from farm.scheduler.loop import Effects, Scheduler, Timers
+from tests.support.jobs import LATER, OWNER, add_job, add_worker, job_row, seed
+
+
+@dataclass
+class TurnedClock:
+    """Stands still until it is turned."""
+
+    seconds: float = 0.0
+
+    def now(self) -> datetime:
+        return LATER + timedelta(seconds=self.seconds)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+@dataclass
+class Desk:
+    """One scheduler on a test's database, and what it did to the outside."""
+
+    sessions: sessionmaker[Session]
+    clock: TurnedClock
+    sent: list[tuple[str, str, int]] = field(default_factory=list)
+    delivered: list[str] = field(default_factory=list)
+    receiver_is_down: bool = False
+
+    def scheduler(self, holder: str = "one") -> Scheduler:
+        def deliver(url: str, message_id: str, payload: Mapping[str, Any], now: datetime) -> None:
+            if self.receiver_is_down:
+                raise Transient("refused")
+            self.delivered.append(message_id)
+
+        return Scheduler(
+            self.sessions,
+            Effects(
+                send=lambda *message: self.sent.append(message),
+                wait=lambda seconds: None,
+                tell=lambda *told: None,
+                deliver=deliver,
+            ),
+            self.clock,
+            Timers(round_seconds=1, lease_seconds=30, leader_lease_seconds=5, claim_seconds=15),
+            holder=holder,
+            window=2,
+            crash_limit=3,
+        )
+
+    def lead(self) -> Scheduler:
+        """A scheduler that has taken over from the leader that `seed` left behind."""
+        scheduler = self.scheduler()
+        scheduler.round()
+        self.clock.sleep(6)
+        scheduler.round()
+        assert scheduler.leads
+        return scheduler
+
+    def beat(self) -> None:
+        with self.sessions.begin() as session:
+            session.execute(update(Worker).values(seq=Worker.seq + 1))
+
+
+@pytest.fixture
+def desk(sessions: sessionmaker[Session]) -> Desk:
+    seed(sessions)
+    return Desk(sessions, TurnedClock())
+
+
+def rounds(desk: Desk, scheduler: Scheduler, seconds: int, *, beating: bool = True) -> None:
+    for _ in range(seconds):
+        desk.clock.sleep(1)
+        if beating:
+            desk.beat()
+        scheduler.round()
+
+
+def test_a_waiting_job_is_assigned_and_its_worker_told(desk: Desk) -> None:
+    worker = add_worker(desk.sessions, "gpu-1")
+    job = add_job(desk.sessions)
+    desk.lead()
+    assert job_row(desk.sessions, job).state == "assigned"
+    assert desk.sent == [(worker, job, 1)]
+
+
+def test_a_worker_gets_no_more_than_its_window_and_the_rest_is_told_why_it_waits(desk: Desk) -> None:
+    add_worker(desk.sessions, "gpu-1")
+    jobs = [add_job(desk.sessions) for _ in range(5)]
+    desk.lead()
+    states = [job_row(desk.sessions, job).state for job in jobs]
+    assert states == ["assigned"] * 2 + ["queued"] * 3
+    assert "gpu-1 is free in about" in str(job_row(desk.sessions, jobs[-1]).wait_reason)
+    assert job_row(desk.sessions, jobs[-1]).estimated_start is not None
+
+
+def test_without_a_worker_the_reason_says_so(desk: Desk) -> None:
+    job = add_job(desk.sessions)
+    desk.lead()
+    assert job_row(desk.sessions, job).wait_reason == "no worker is up; start one with `farm worker`"
+
+
+def test_the_hot_worker_is_preferred(desk: Desk) -> None:
+    add_worker(desk.sessions, "cold")
+    hot = add_worker(desk.sessions, "hot", WorkerReport(models=("a" * 64,)))
+    job = add_job(desk.sessions)
+    desk.lead()
+    assert job_row(desk.sessions, job).worker_id == hot
+
+
+def test_a_message_that_was_lost_is_sent_again_and_then_the_job_is_taken_back(desk: Desk) -> None:
+    add_worker(desk.sessions, "gpu-1")
+    job = add_job(desk.sessions)
+    scheduler = desk.lead()
+    rounds(desk, scheduler, 16)
+    assert [message[1:] for message in desk.sent] == [(job, 1), (job, 1)]
+    rounds(desk, scheduler, 32)
+    assert job_row(desk.sessions, job).attempt == 2
+    assert job_row(desk.sessions, job).crash_count == 0
+
+
+def test_a_job_whose_heartbeat_stands_still_is_queued_again_and_fails_the_third_time(desk: Desk) -> None:
+    worker = add_worker(desk.sessions, "gpu-1")
+    job = add_job(desk.sessions)
+    scheduler = desk.lead()
+    for crash in (1, 2, 3):
+        attempt = job_row(desk.sessions, job).attempt
+        with desk.sessions.begin() as session:
+            assert attempts.claim(session, job, attempt, worker, desk.clock.now())
+        rounds(desk, scheduler, 29)
+        assert job_row(desk.sessions, job).state == "running"
+        rounds(desk, scheduler, 3)
+        assert job_row(desk.sessions, job).crash_count == crash
+    row = job_row(desk.sessions, job)
+    assert (row.state, row.error_code) == ("failed", "quarantined")
+    assert "lost 3 times" in str(row.error_message)
+
+
+def test_a_job_that_beats_is_left_alone_however_long_it_takes(desk: Desk) -> None:
+    worker = add_worker(desk.sessions, "gpu-1")
+    job = add_job(desk.sessions)
+    scheduler = desk.lead()
+    with desk.sessions.begin() as session:
+        attempts.claim(session, job, 1, worker, desk.clock.now())
+    for _ in range(20):
+        with desk.sessions.begin() as session:
+            attempts.heartbeat(session, worker, [(job, 1, "sampling", 1)])
+        rounds(desk, scheduler, 10)
+    assert job_row(desk.sessions, job).state == "running"
+
+
+def test_time_in_which_the_leader_was_stopped_costs_nobody_a_job(desk: Desk) -> None:
+    worker = add_worker(desk.sessions, "gpu-1")
+    job = add_job(desk.sessions)
+    scheduler = desk.lead()
+    with desk.sessions.begin() as session:
+        attempts.claim(session, job, 1, worker, desk.clock.now())
+    rounds(desk, scheduler, 2)
+    desk.clock.sleep(3600)
+    scheduler.round()
+    assert job_row(desk.sessions, job).state == "running"
+
+
+def test_a_worker_that_went_silent_gets_nothing_and_what_it_was_given_comes_back(desk: Desk) -> None:
+    silent = add_worker(desk.sessions, "gpu-1")
+    job = add_job(desk.sessions)
+    scheduler = desk.lead()
+    rounds(desk, scheduler, 40, beating=False)
+    with desk.sessions() as session:
+        assert session.scalar(select(Worker.state).where(Worker.id == silent)) == "gone"
+    assert job_row(desk.sessions, job).state == "queued"
+
+
+def test_only_one_of_two_leads_and_the_other_takes_over_when_it_falls_silent(desk: Desk) -> None:
+    first = desk.lead()
+    second = desk.scheduler("two")
+    for _ in range(10):
+        desk.clock.sleep(1)
+        first.round()
+        second.round()
+    assert first.leads
+    assert not second.leads
+    desk.clock.sleep(6)
+    second.round()
+    assert second.leads
+    job = add_job(desk.sessions)
+    add_worker(desk.sessions, "gpu-1")
+    first.round()
+    assert not first.leads
+    assert job_row(desk.sessions, job).state == "queued"
+    second.round()
+    assert job_row(desk.sessions, job).state == "assigned"
+
+
+def test_a_leader_that_stops_in_good_order_is_followed_at_once(desk: Desk) -> None:
+    first = desk.lead()
+    first.run(lambda: True)
+    second = desk.scheduler("two")
+    second.round()
+    assert second.leads
+
+
+def test_interactive_work_comes_before_bulk(desk: Desk) -> None:
+    bulk = [add_job(desk.sessions, priority=2) for _ in range(3)]
+    urgent = add_job(desk.sessions, priority=0)
+    add_worker(desk.sessions, "gpu-1")
+    desk.lead()
+    assert job_row(desk.sessions, urgent).state == "assigned"
+    assert sum(job_row(desk.sessions, job).state == "assigned" for job in bulk) == 1
+
+
+def test_a_webhook_is_tried_again_until_it_is_delivered(desk: Desk) -> None:
+    worker = add_worker(desk.sessions, "gpu-1")
+    job = add_job(desk.sessions, webhook="https://hook.example/")
+    scheduler = desk.lead()
+    with desk.sessions.begin() as session:
+        attempts.claim(session, job, 1, worker, desk.clock.now())
+        attempts.fail(session, job, 1, "bad", "it failed", desk.clock.now())
+    desk.receiver_is_down = True
+    rounds(desk, scheduler, 3)
+    assert desk.delivered == []
+    desk.receiver_is_down = False
+    rounds(desk, scheduler, 30)
+    assert len(desk.delivered) == 1
+    with desk.sessions() as session:
+        assert session.scalars(select(Outbox.delivered_at)).one() is not None
+
+
+def test_a_cancelled_job_is_not_assigned(desk: Desk) -> None:
+    job = add_job(desk.sessions)
+    with desk.sessions.begin() as session:
+        control.cancel(session, OWNER, job, desk.clock.now())
+    add_worker(desk.sessions, "gpu-1")
+    desk.lead()
+    assert desk.sent == []
+    assert job_row(desk.sessions, job).state == "cancelled"
+    with desk.sessions() as session:
+        assert session.scalars(select(Job.id).where(Job.state == "queued")).all() == []
