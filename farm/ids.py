@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import datetime
 from typing import NewType
 
@@ -30,8 +31,7 @@ def new_ids(prefix: str, now: datetime, count: int) -> list[str]:
     >>> made == sorted(set(made))
     True
     """
-    first = int(ULID.from_datetime(now))
-    # the random part must not run over into the time
-    if first % 2**80 >= 2**80 - count:
-        first -= count
+    moment = int(ULID.from_datetime(now)) >> 80
+    # drawn anew, not taken from the last id; and so low that the list does not run over into the time
+    first = moment << 80 | secrets.randbelow(2**80 - count)
     return [f"{prefix}_{ULID.from_int(first + number)}" for number in range(count)]

@@ -31,6 +31,8 @@ def make_engine(url: str, *, pool_size: int = 5, max_overflow: int = 10) -> Engi
         pool_size=pool_size,
         max_overflow=max_overflow,
         pool_pre_ping=True,
+        # errors go to logs, prompts do not
+        hide_parameters=True,
         pool_timeout=CONNECT_SECONDS,
         connect_args={"connect_timeout": CONNECT_SECONDS},
     )
@@ -43,7 +45,8 @@ def make_sessions(engine: Engine) -> sessionmaker[Session]:
 
 def _sqlite(url: URL) -> Engine:
     # isolation_level None: the driver opens no transactions of its own, `_begin_to_write` does
-    options: dict[str, Any] = {"connect_args": {"isolation_level": None, "check_same_thread": False}}
+    connect: dict[str, Any] = {"isolation_level": None, "check_same_thread": False}
+    options: dict[str, Any] = {"connect_args": connect, "hide_parameters": True}
     if url.database in (None, "", ":memory:"):
         options["poolclass"] = StaticPool
     engine = create_engine(url, **options)

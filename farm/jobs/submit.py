@@ -53,7 +53,6 @@ class _Shared:
     """What all rows of one wording have in common: columns of `jobs`, without what a row has of its own."""
 
     columns: Mapping[str, Any]
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ class _Reader:
         self.warnings.update(dict.fromkeys(found.warnings))
         columns = _columns(found)
         columns["networks"] = self._networks.setdefault(found.networks, columns["networks"])
-        self._known[key] = shared = _Shared(columns, found.spec.count)
+        self._known[key] = shared = _Shared(columns)
         return shared
 
 
@@ -174,8 +173,8 @@ def submit_batch(
         accepted=0 if reader.problems else len(reader.rows),
         errors=tuple(reader.problems[:MAX_ERRORS]),
         warnings=tuple(reader.warnings),
-        images=sum(row.shared.count for row in reader.rows),
-        steps=sum(row.shared.count * row.shared.columns["steps"] for row in reader.rows),
+        images=sum(row.shared.columns["count"] for row in reader.rows),
+        steps=sum(row.shared.columns["count"] * row.shared.columns["steps"] for row in reader.rows),
         groups=len(groups),
     )
 
@@ -248,6 +247,7 @@ def _columns(found: Prepared) -> dict[str, Any]:
         "network_set": found.network_set,
         "batch_key": found.batch_key,
         "steps": found.spec.steps,
+        "count": found.spec.count,
     }
 
 

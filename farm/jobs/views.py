@@ -2,32 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import Select, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
-MAX_PAGE = 200
+from farm.db.models import Adapter, Attempt, Image, Job, JobEvent, Model, Worker
+from farm.errors import BadRequest, NotFound
+from farm.jobs.batch_views import batch_view, list_batches
+from farm.jobs.fleet_views import queue_summary, worker_view, worker_views
+from farm.jobs.image_views import delete_image, ids_of, image_view, list_images, patch_image, uses_one_of
+from farm.jobs.pages import MAX_PAGE, Page, clamp, cut, decode_cursor
+from farm.jobs.spec import FIELDS, storable
+from farm.jobs.states import PRIORITY_NAMES, State
 
+__all__ = [
+    "MAX_PAGE", "Page", "batch_view", "delete_image", "image_view", "job_view", "list_batches", "list_images",
+    "list_jobs", "patch_image", "queue_summary", "worker_view", "worker_views",
+]  # fmt: skip
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """Part of a list, newest first; `next_cursor` is None on the last page."""
-
-    items: tuple[dict[str, Any], ...]
-    next_cursor: str | None
+#: how far into the queue lists tell a job's position
+FRONT = 1000
 
 
 def job_view(session: Session, owner_id: str, job_id: str) -> dict[str, Any]:
     """One job with everything: what was asked, where it stands, pictures, networks, timings, attempts, events.
 
-    `images[].url` is None here: addresses are presigned by the caller, after this check of the owner.
+    `images[].url` is None here: addresses are made by the caller, after this check of the owner.
 
     Raises:
         NotFound: no such job of this owner.
     """
-    raise NotImplementedError
+    row = session.execute(_jobs(owner_id).where(Job.id == job_id)).one_or_none()
+    if row is None:
+        raise NotFound("no such job", "GET /api/v1/jobs lists yours", code="no_job")
+    job = row[0]
+    position = _position(session, job) if job.state == State.QUEUED else None
+    view = _view(job, row[1], row[2], _images(session, [job.id]).get(job.id, []), position)
+    view["clean_prompt"] = job.clean_prompt
+    view["attempts"] = [
+        {
+            "attempt": attempt.attempt,
+            "worker": name or attempt.worker_id,
+            "started_at": attempt.started_at,
+            "ended_at": attempt.ended_at,
+            "outcome": attempt.outcome,
+            "detail": attempt.detail,
+            "timings": attempt.timings,
+        }
+        for attempt, name in session.execute(
+            select(Attempt, Worker.name)
+            .outerjoin(Worker, Worker.id == Attempt.worker_id)
+            .where(Attempt.job_id == job_id)
+            .order_by(Attempt.attempt)
+        )
+    ]
+    view["events"] = [
+        {
+            "at": event.at,
+            "transition": event.transition,
+            "state": event.state,
+            "attempt": event.attempt,
+            "detail": event.detail,
+        }
+        for event in session.scalars(select(JobEvent).where(JobEvent.job_id == job_id).order_by(JobEvent.id))
+    ]
+    return view
 
 
 def list_jobs(
@@ -42,86 +83,125 @@ def list_jobs(
     cursor: str = "",
     limit: int = 50,
 ) -> Page:
-    """Jobs of one owner, newest first, as `job_view` has them without attempts and events.
+    """Jobs of one owner, newest first, as `job_view` has them without attempts and events. `position` is told for the
+    first `FRONT` jobs of the queue.
 
     Raises:
         BadRequest: a cursor or a state that does not exist.
     """
-    raise NotImplementedError
+    query = _jobs(owner_id)
+    if unknown := [state for state in states if state not in set(State)]:
+        raise BadRequest(f"unknown state {unknown[0]!r}", f"one of {', '.join(State)}", code="unknown_state")
+    if not all(storable(text) for text in (batch, model, network, worker) if text):
+        return Page(items=(), next_cursor=None)
+    if states:
+        query = query.where(Job.state.in_(states))
+    if batch:
+        query = query.where(Job.batch_id == batch)
+    if model:
+        query = query.where(Job.model_id.in_(ids_of(session, Model, model)))
+    if network:
+        query = query.where(uses_one_of(ids_of(session, Adapter, network)))
+    if worker:
+        query = query.where(or_(Worker.id == worker, Worker.name == worker))
+    place = decode_cursor(cursor, 1)
+    if place is not None:
+        query = query.where(Job.id < str(place[0]))
+    limit = clamp(limit)
+    rows = session.execute(query.order_by(Job.id.desc()).limit(limit + 1)).all()
+    shown, next_cursor = cut(rows, limit, lambda row: (row[0].id,))
+    images = _images(session, [row[0].id for row in shown])
+    waits = any(row[0].state == State.QUEUED for row in shown)
+    positions = _front(session) if waits else {}
+    return Page(
+        items=tuple(
+            _view(job, timings, worker, images.get(job.id, []), positions.get(job.id))
+            for job, timings, worker in shown
+        ),
+        next_cursor=next_cursor,
+    )
 
 
-def batch_view(session: Session, owner_id: str, batch_id: str) -> dict[str, Any]:
-    """A batch and its counts by state.
-
-    Raises:
-        NotFound: no such batch of this owner.
-    """
-    raise NotImplementedError
-
-
-def list_batches(session: Session, owner_id: str, *, cursor: str = "", limit: int = 50) -> Page:
-    """Batches of one owner with their counts, newest first."""
-    raise NotImplementedError
+def _jobs(owner_id: str) -> Select[Any]:
+    """Jobs of one owner with the attempt that holds or held them last, and the name of its worker."""
+    return (
+        select(Job, Attempt.timings, Worker.name)
+        .outerjoin(Attempt, and_(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt))
+        .outerjoin(Worker, Worker.id == func.coalesce(Job.worker_id, Attempt.worker_id))
+        .where(Job.owner_id == owner_id)
+    )
 
 
-def list_images(
-    session: Session,
-    owner_id: str,
-    *,
-    job: str | None = None,
-    batch: str | None = None,
-    network: str | None = None,
-    model: str | None = None,
-    starred: bool | None = None,
-    search: str = "",
-    cursor: str = "",
-    limit: int = 50,
-) -> Page:
-    """Pictures of one owner that are not deleted, newest first. `search` looks into prompts."""
-    raise NotImplementedError
+def _position(session: Session, job: Job) -> int:
+    """Jobs of all owners that stand before this one."""
+    before = tuple_(Job.priority, Job.id) < tuple_(job.priority, job.id)
+    return session.execute(select(func.count()).where(Job.state == State.QUEUED, before)).scalar_one()
 
 
-def image_view(session: Session, owner_id: str, image_id: str) -> dict[str, Any]:
-    """One picture with its object key and the JSON that stands in its file.
-
-    Raises:
-        NotFound: no such picture of this owner.
-    """
-    raise NotImplementedError
+def _front(session: Session) -> dict[str, int]:
+    ids = session.scalars(
+        select(Job.id).where(Job.state == State.QUEUED).order_by(Job.priority, Job.id).limit(FRONT)
+    )
+    return {job_id: position for position, job_id in enumerate(ids)}
 
 
-def patch_image(session: Session, owner_id: str, image_id: str, *, starred: bool) -> dict[str, Any]:
-    """Star a picture, or not.
-
-    Raises:
-        NotFound: no such picture of this owner.
-    """
-    raise NotImplementedError
-
-
-def delete_image(session: Session, owner_id: str, image_id: str) -> None:
-    """Take a picture out of all lists.
-
-    Raises:
-        NotFound: no such picture of this owner.
-    """
-    raise NotImplementedError
-
-
-def worker_views(session: Session) -> list[dict[str, Any]]:
-    """All workers, those that are up first; names of people's jobs are not in it, only ids."""
-    raise NotImplementedError
-
-
-def worker_view(session: Session, worker_id: str) -> dict[str, Any]:
-    """One worker.
-
-    Raises:
-        NotFound: no such worker.
-    """
-    raise NotImplementedError
+def _images(session: Session, job_ids: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    if not job_ids:
+        return found
+    rows = session.execute(
+        select(
+            Image.job_id,
+            Image.id,
+            Image.index,
+            Image.seed,
+            Image.sha256,
+            Image.width,
+            Image.height,
+            Image.starred,
+        )
+        .where(Image.job_id.in_(job_ids), Image.deleted_at.is_(None))
+        .order_by(Image.job_id, Image.index)
+    )
+    for row in rows.mappings():
+        view = {name: value for name, value in row.items() if name != "job_id"}
+        found.setdefault(row["job_id"], []).append({**view, "url": None})
+    return found
 
 
-def queue_summary(session: Session, owner_id: str) -> dict[str, Any]:
-    """Counts of this owner's jobs by state, of the whole queue, of workers, and seconds until the queue is empty."""
-    raise NotImplementedError
+def _view(
+    job: Job,
+    timings: Mapping[str, Any] | None,
+    worker: str | None,
+    images: list[dict[str, Any]],
+    position: int | None,
+) -> dict[str, Any]:
+    spec = {name: job.spec.get(name) for name in FIELDS}
+    waits = job.state == State.QUEUED
+    return {
+        "id": job.id,
+        "state": job.state,
+        "stage": job.stage,
+        "step": job.step,
+        "steps": job.steps,
+        "position": position,
+        "estimated_start": job.estimated_start if waits else None,
+        "waiting_because": job.wait_reason if waits else None,
+        "worker": None if waits else worker,
+        "attempt": job.attempt,
+        "batch": job.batch_id,
+        "owner": job.owner_id,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "cancel_requested": job.cancel_requested_at is not None,
+        "crash_count": job.crash_count,
+        "retry_count": job.retry_count,
+        "error": {"code": job.error_code, "message": job.error_message} if job.error_code else None,
+        "images": images,
+        "networks": job.networks,
+        "timings": timings or {},
+        "warnings": job.warnings,
+        **{name: value for name, value in spec.items() if name != "steps"},
+        "priority": PRIORITY_NAMES[job.priority],
+    }

@@ -208,6 +208,7 @@ def upgrade() -> None:
         sa.Column("stage", sa.String(), nullable=True),
         sa.Column("step", INTEGER, nullable=False),
         sa.Column("steps", INTEGER, nullable=False),
+        sa.Column("count", INTEGER, nullable=False),
         sa.Column("crash_count", INTEGER, nullable=False),
         sa.Column("retry_count", INTEGER, nullable=False),
         sa.Column("sends", INTEGER, nullable=False),

@@ -74,6 +74,8 @@ class Job(Base):
     stage: Mapped[str | None]
     step: Mapped[int] = mapped_column(default=0)
     steps: Mapped[int]
+    #: pictures
+    count: Mapped[int] = mapped_column(default=1)
     crash_count: Mapped[int] = mapped_column(default=0)
     retry_count: Mapped[int] = mapped_column(default=0)
     #: messages sent for the present assignment

@@ -1,0 +1,72 @@
+"""Batches as plain dicts, with how far they have come."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from farm.db.models import Batch, Job
+from farm.errors import NotFound
+from farm.jobs.pages import Page, clamp, cut, decode_cursor
+from farm.jobs.states import TERMINAL, State
+
+
+def batch_view(session: Session, owner_id: str, batch_id: str) -> dict[str, Any]:
+    """A batch and its jobs by state.
+
+    Raises:
+        NotFound: no such batch of this owner.
+    """
+    batch = session.scalar(select(Batch).where(Batch.id == batch_id, Batch.owner_id == owner_id))
+    if batch is None:
+        raise NotFound("no such batch", "GET /api/v1/batches lists yours", code="no_batch")
+    return _view(batch, _counts(session, [batch_id]).get(batch_id, {}))
+
+
+def list_batches(session: Session, owner_id: str, *, cursor: str = "", limit: int = 50) -> Page:
+    """Batches of one owner with their counts, newest first.
+
+    Raises:
+        BadRequest: a cursor of another list.
+    """
+    query = select(Batch).where(Batch.owner_id == owner_id)
+    place = decode_cursor(cursor, 1)
+    if place is not None:
+        query = query.where(Batch.id < str(place[0]))
+    limit = clamp(limit)
+    rows = session.scalars(query.order_by(Batch.id.desc()).limit(limit + 1)).all()
+    shown, next_cursor = cut(rows, limit, lambda row: (row.id,))
+    counts = _counts(session, [batch.id for batch in shown])
+    return Page(
+        items=tuple(_view(batch, counts.get(batch.id, {})) for batch in shown), next_cursor=next_cursor
+    )
+
+
+def _counts(session: Session, batch_ids: Collection[str]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    if not batch_ids:
+        return found
+    rows = session.execute(
+        select(Job.batch_id, Job.state, func.count())
+        .where(Job.batch_id.in_(batch_ids))
+        .group_by(Job.batch_id, Job.state)
+    )
+    for batch_id, state, number in rows:
+        found.setdefault(str(batch_id), {})[state] = number
+    return found
+
+
+def _view(batch: Batch, counts: dict[str, int]) -> dict[str, Any]:
+    return {
+        "id": batch.id,
+        "name": batch.name,
+        "owner": batch.owner_id,
+        "total": batch.total,
+        "states": {str(state): counts.get(state, 0) for state in State},
+        "done": sum(counts.get(state, 0) for state in TERMINAL),
+        "created_at": batch.created_at,
+        "cancel_requested_at": batch.cancel_requested_at,
+    }

@@ -1,0 +1,135 @@
+"""Workers and the queue as plain dicts. Of people's jobs only ids and progress are in them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from farm.db.models import Adapter, AdapterVersion, Job, Model, Worker
+from farm.errors import NotFound
+from farm.jobs.estimate import read_lanes, read_queue
+from farm.jobs.rates import duration, fleet_seconds
+from farm.jobs.reports import WorkerReport
+from farm.jobs.states import HELD, OPEN, State
+
+
+def worker_views(session: Session) -> list[dict[str, Any]]:
+    """All workers, those that are up first; of jobs only ids and progress."""
+    rows = session.scalars(select(Worker).order_by(Worker.name)).all()
+    views = _views(session, rows)
+    return sorted(views, key=lambda view: ("up", "draining", "gone").index(view["state"]))
+
+
+def worker_view(session: Session, worker_id: str) -> dict[str, Any]:
+    """One worker.
+
+    Raises:
+        NotFound: no such worker.
+    """
+    row = session.get(Worker, worker_id)
+    if row is None:
+        raise NotFound("no such worker", "GET /api/v1/workers lists all", code="no_worker")
+    return _views(session, [row])[0]
+
+
+def queue_summary(session: Session, owner_id: str) -> dict[str, Any]:
+    """Open jobs of all and of this owner by state, workers that are up, and the seconds until the queue is empty."""
+    counts = {"all": dict.fromkeys(sorted(OPEN), 0), "mine": dict.fromkeys(sorted(OPEN), 0)}
+    mine = Job.owner_id == owner_id
+    for state, is_mine, number in session.execute(
+        select(Job.state, mine, func.count()).where(Job.state.in_(sorted(OPEN))).group_by(Job.state, mine)
+    ):
+        counts["all"][State(state)] += number
+        if is_mine:
+            counts["mine"][State(state)] += number
+    lanes = read_lanes(session)
+    every = counts["all"]
+    waiting, running = every[State.QUEUED] + every[State.ASSIGNED], every[State.RUNNING]
+    seconds: float | None = None
+    if lanes:
+        held = sum(lane.busy_seconds for lane in lanes) / len(lanes)
+        seconds = held + (fleet_seconds(lanes, read_queue(session)) if waiting else 0.0)
+    words = f"{waiting} waiting · {running} running"
+    if seconds:
+        words += f" · about {duration(seconds)}"
+    return {
+        "waiting": waiting,
+        "running": running,
+        "workers": len(lanes),
+        "seconds": seconds,
+        "sentence": words,
+        "all": {str(state): number for state, number in counts["all"].items()},
+        "mine": {str(state): number for state, number in counts["mine"].items()},
+    }
+
+
+def _views(session: Session, rows: Sequence[Worker]) -> list[dict[str, Any]]:
+    reports = {row.id: WorkerReport.from_dict(row.report) for row in rows}
+    models = dict(
+        session.execute(
+            select(Model.sha256, Model.name)
+            .where(Model.sha256.in_({key for report in reports.values() for key in report.models}))
+            .order_by(Model.id)
+        )
+        .tuples()
+        .all()
+    )
+    hot = {sha256 for report in reports.values() for sha256 in report.adapters}
+    adapters = {
+        sha256: {"name": name, "bytes": size}
+        for sha256, name, size in session.execute(
+            select(AdapterVersion.sha256, Adapter.name, AdapterVersion.size)
+            .join(Adapter, Adapter.id == AdapterVersion.adapter_id)
+            .where(AdapterVersion.sha256.in_(hot))
+            .order_by(AdapterVersion.id)
+        )
+    }
+    jobs: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for job in session.execute(
+        select(Job.worker_id, Job.id, Job.state, Job.stage, Job.step, Job.steps)
+        .where(Job.worker_id.in_(list(reports)), Job.state.in_(sorted(HELD)))
+        .order_by(Job.id)
+    ).mappings():
+        jobs[job["worker_id"]].append({name: value for name, value in job.items() if name != "worker_id"})
+    return [_view(row, reports[row.id], models, adapters, jobs[row.id]) for row in rows]
+
+
+def _view(
+    row: Worker,
+    report: WorkerReport,
+    models: Mapping[str, str],
+    adapters: Mapping[str, Mapping[str, Any]],
+    jobs: list[dict[str, Any]],
+) -> dict[str, Any]:
+    asked = report.cache_hits + report.cache_misses
+    return {
+        "id": row.id,
+        "name": row.name,
+        "state": "draining" if row.state == "up" and row.drain_requested else row.state,
+        "device": row.device,
+        "device_name": report.device_name,
+        "memory_total": report.memory_total,
+        "memory_free": report.memory_free,
+        "models": [{"key": key, "name": models.get(key, key[:12])} for key in report.models],
+        "adapters": [
+            {"sha256": sha256, **adapters.get(sha256, {"name": sha256[:12], "bytes": None})}
+            for sha256 in report.adapters
+        ],
+        "adapter_bytes": report.adapter_bytes,
+        "disk_files": len(report.disk),
+        "cache_hits": report.cache_hits,
+        "cache_misses": report.cache_misses,
+        "hit_rate": report.cache_hits / asked if asked else None,
+        "bytes_fetched": report.bytes_fetched,
+        "jobs_done": report.jobs_done,
+        "jobs": jobs,
+        "seconds_per_step": dict(report.seconds_per_step),
+        "load_seconds": dict(report.load_seconds),
+        "version": report.version,
+        "started_at": row.started_at,
+        "last_seen": row.last_seen,
+    }
