@@ -22,6 +22,7 @@ WIDTHS: Mapping[int, str] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 MARKS = ("demo", "sd1", "sd2", "sdxl")
 #: Pipelines that our step machine does the work of.
 PIPELINES = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline", "StableDiffusionXLPipeline")
+_CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 _GUIDANCE = {"sdxl": 5.0}
 _STEPS = {"demo": 20}
 
@@ -102,6 +103,11 @@ def _describe_folder(path: Path) -> ModelInfo:
     for name in ("unet", "vae", "text_encoder", "scheduler"):
         if name not in folder.configs:
             raise BadRequest(f"{path.name}: model_index.json names no {name}", code="bad_model")
+        found = folder.configs[name].get("_class_name")
+        if _CLASSES.get(name, found) != found:
+            raise BadRequest(
+                f"{path.name}: its {name} is a {found}, Farm runs {_CLASSES[name]}", code="unsupported_model"
+            )
     mark = folder.index.get("_farm_family")
     if mark is not None and mark not in MARKS:
         raise BadRequest(

@@ -57,8 +57,8 @@ def read_folder(path: Path) -> Folder:
         configs[name] = {**read_json(path / name / "config.json"), "_class_name": class_name}
         weights, variants[name] = _weights(path, name, stem)
         files += [f"{name}/config.json", *weights]
-    for tokenizer in TOKENIZERS.values():
-        if _class_in(index, tokenizer) is not None:
+    for encoder, tokenizer in TOKENIZERS.items():
+        if encoder in configs:
             files += tokenizer_files(path, tokenizer)
     if _class_in(index, "scheduler") is not None:
         configs["scheduler"] = {

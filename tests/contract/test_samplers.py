@@ -32,7 +32,7 @@ ZERO_SNR = {
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",
 }
-STEPS = 5
+STEPS = 4
 
 
 class Pair:
@@ -122,7 +122,7 @@ def test_same_seed_same_picture(pairs: dict[str, Pair], name: str, sampler: str)
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_same_batch(pairs: dict[str, Pair], sampler: str) -> None:
-    pairs["sd15"].assert_equal(spec_of(sampler, seeds=(1, 2, 3)))
+    pairs["sd15"].assert_equal(spec_of(sampler, seeds=(1, 2)))
 
 
 def test_same_xl_batch(pairs: dict[str, Pair]) -> None:
@@ -183,11 +183,13 @@ def test_jobs_join_and_leave_a_running_batch(pairs: dict[str, Pair]) -> None:
         torch.testing.assert_close(state.latents, latents, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [*(("sd15", sampler) for sampler in SAMPLERS), ("sdxl", "euler_a"), ("sdxl", "unipc")],
+)
 def test_a_restored_run_goes_on_bit_for_bit(pairs: dict[str, Pair], name: str, sampler: str) -> None:
     machine = pairs[name].machine
-    state = pairs[name].begin(spec_of(sampler, seeds=(3, 4), steps=4))
+    state = pairs[name].begin(spec_of(sampler, seeds=(3, 4), steps=3))
     whole: list[Tensor] = []
     saved: list[bytes] = [state.save()]
     while not state.done:

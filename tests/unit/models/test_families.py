@@ -121,6 +121,15 @@ def test_bad_folders_are_refused_in_one_sentence(folder: Path, tmp_path: Path) -
         describe(tmp_path / "nothing")
 
 
+def test_a_part_of_another_class_is_refused(folder: Path) -> None:
+    change(folder / "model_index.json", vae=["diffusers", "AutoencoderTiny"])
+    with pytest.raises(BadRequest, match="its vae is a AutoencoderTiny, Farm runs AutoencoderKL"):
+        describe(folder)
+    shutil.rmtree(folder / "tokenizer")
+    with pytest.raises(BadRequest, match=r"lacks tokenizer/vocab\.json and merges\.txt"):
+        describe(folder)
+
+
 def test_an_inpainting_model_is_refused(folder: Path) -> None:
     change(folder / "unet" / "config.json", in_channels=9)
     with pytest.raises(BadRequest, match="its UNet takes 9 channels, its VAE makes 4"):
