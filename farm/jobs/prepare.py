@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -52,7 +52,7 @@ class Network:
     default_strength: float
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +136,8 @@ class Preparer:
         """
         problems: list[Problem] = []
         model = self._model(asked.model, problems)
-        spec = self._fill_in(asked, model)
+        spec = self._fill_in(asked, model, problems)
         problems += check(spec, self.limits, model.defaults.get("limits", {}) if model else {})
-        spec = _with_sampler(spec, problems)
         parsed = self._parse(spec, problems)
         fitted = self._fit(parsed, spec, model, problems)
         if problems or model is None or parsed is None or fitted is None:
@@ -171,7 +170,7 @@ class Preparer:
         problems += found.problems
         return None
 
-    def _fill_in(self, asked: JobSpec, model: ModelRow | None) -> JobSpec:
+    def _fill_in(self, asked: JobSpec, model: ModelRow | None, problems: list[Problem]) -> JobSpec:
         defaults = {**_DEFAULTS, **(model.defaults if model else {})}
         values = {name: defaults[name] for name in _DEFAULTS if getattr(asked, name) is None}
         if asked.seed in (None, -1):
@@ -180,6 +179,10 @@ class Preparer:
             values["linear_curves"] = self.limits.linear_curves
         if model is not None:
             values["model"] = model.name
+        try:
+            values["sampler"] = normalise_sampler(asked.sampler or defaults["sampler"])
+        except BadRequest as error:
+            problems += error.problems
         return asked.model_copy(update=values)
 
     def _parse(self, spec: JobSpec, problems: list[Problem]) -> ParsedPrompt | None:
@@ -239,15 +242,6 @@ def network_set(networks: tuple[Network, ...]) -> str:
 def batch_key(spec: JobSpec, model_key: str) -> str:
     """Equal for jobs that may be sampled in one forward pass, and that take the same time for a step."""
     return f"{model_key[:16]}:{spec.width}x{spec.height}:{spec.steps}:{spec.sampler}:{spec.guidance_scale:g}"
-
-
-def _with_sampler(spec: JobSpec, problems: list[Problem]) -> JobSpec:
-    assert spec.sampler is not None
-    try:
-        return spec.model_copy(update={"sampler": normalise_sampler(spec.sampler)})
-    except BadRequest as error:
-        problems += error.problems
-        return spec
 
 
 def _about_negative(spec: JobSpec) -> tuple[str, ...]:

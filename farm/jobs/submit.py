@@ -98,8 +98,10 @@ class _Reader:
 
     def _share(self, key: tuple[Any, ...], found: Prepared) -> _Shared:
         self.warnings.update(dict.fromkeys(found.warnings))
-        columns = _columns(found)
-        columns["networks"] = self._networks.setdefault(found.networks, columns["networks"])
+        networks = self._networks.get(found.networks)
+        if networks is None:
+            networks = self._networks[found.networks] = [network.as_dict() for network in found.networks]
+        columns = _columns(found, networks)
         self._known[key] = shared = _Shared(columns)
         return shared
 
@@ -116,7 +118,7 @@ def submit(
     job_id = new_id("job", now)
     session.execute(
         insert(Job).values(
-            **_columns(found),
+            **_columns(found, [network.as_dict() for network in found.networks]),
             id=job_id,
             owner_id=owner_id,
             priority=PRIORITIES[found.spec.priority],
@@ -234,13 +236,13 @@ def _values(
         }
 
 
-def _columns(found: Prepared) -> dict[str, Any]:
+def _columns(found: Prepared, networks: list[dict[str, Any]]) -> dict[str, Any]:
     assert found.spec.steps is not None
     return {
         "state": State.QUEUED,
         "spec": found.spec.model_dump(),
         "clean_prompt": found.clean_prompt,
-        "networks": [network.as_dict() for network in found.networks],
+        "networks": networks,
         "warnings": list(found.warnings),
         "model_id": found.model_id,
         "model_key": found.model_key,
