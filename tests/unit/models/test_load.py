@@ -86,3 +86,16 @@ def test_a_checkpoint_file_is_the_model_that_it_was_made_of(
         assert tokenizer.pad_token_id == twin.pad_token_id
     assert model.zero_negative == origin.zero_negative
     assert load(path.parent).key() == model.key()
+
+
+def test_changed_weights_do_not_reach_the_files(sd15: Path, tmp_path: Path) -> None:
+    """Loaders may map files into memory; patching writes into weights in place, and the files are a shared cache's."""
+    folder = Path(shutil.copytree(sd15, tmp_path / "model"))
+    files = {path: path.read_bytes() for path in folder.rglob("*.safetensors")}
+    model = load(folder)
+    for part in (*model.modules.values(), model.vae):
+        for weight in part.parameters():
+            weight.fill_(1.0)
+    assert {path: path.read_bytes() for path in files} == files
+    again = load(folder)
+    assert not torch.equal(again.unet.conv_in.weight, model.unet.conv_in.weight)
