@@ -65,7 +65,7 @@ def slow_strength(tag: Tag, region: Region, step: int, steps: int, *, linear: bo
     return result
 
 
-@settings(max_examples=60)
+@settings(max_examples=50)
 @given(tags().filter(lambda tag: not (tag.lbw and tag.lbw.preset)), st.integers(1, 12), st.booleans())
 def test_strengths_equal_the_slow_reference(tag: Tag, steps: int, linear: bool) -> None:
     refs = {tag.name.casefold(): AdapterRef(name=tag.name, sha256="x", default_strength=0.7)}

@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farm.errors import BadRequest, Problem
@@ -40,6 +40,7 @@ WORDS = st.lists(
 ).map("".join)
 
 
+@settings(max_examples=200)
 @given(st.one_of(NASTY, WORDS, st.text(max_size=4000)))
 def test_any_text_gives_a_prompt_or_one_error(text: str) -> None:
     parsed, problems = outcome(text)
