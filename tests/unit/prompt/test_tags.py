@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farm.errors import BadRequest
@@ -60,6 +60,7 @@ def tags(draw: st.DrawFn) -> Tag:
     )
 
 
+@settings(max_examples=50)
 @given(tags())
 def test_written_and_read_again_is_the_normal_form(tag: Tag) -> None:
     written = format_tag(tag)
@@ -68,6 +69,7 @@ def test_written_and_read_again_is_the_normal_form(tag: Tag) -> None:
     assert normal(normal(tag)) == normal(tag)
 
 
+@settings(max_examples=50)
 @given(tags(), st.integers(1, 30), st.booleans(), st.booleans())
 def test_normal_form_means_the_same(tag: Tag, steps: int, linear: bool, hires: bool) -> None:
     refs = {tag.name.casefold(): AdapterRef(name=tag.name, sha256="x", default_strength=0.7)}
