@@ -73,7 +73,7 @@ class LayerTensors:
             return None
         tensor = found.to(torch.float32, copy=True)
         # a sum is quicker than a look at each; it may overflow, so it only accuses
-        if not torch.isfinite(tensor.sum()) and not bool(torch.isfinite(tensor).all()):
+        if not math.isfinite(tensor.sum()) and not bool(torch.isfinite(tensor).all()):
             raise self._not_finite(suffix)
         return tensor
 

@@ -57,6 +57,21 @@ def cases() -> list[Any]:
         )
         found.append(("LokrModule", base, {"lora_dim": 9, "alpha": 4, "full_matrix": True}, True))
         found.append(("FullModule", base, {}, True))
+        found.append(("GLoRAModule", base, {"lora_dim": 2, "alpha": 1}, True))
+        found.append(("IA3Module", base, {}, True))
+        found.append(("IA3Module", base, {"train_on_input": True}, True))
+        found.append(("DiagOFTModule", base, {"lora_dim": 4}, True))
+        found.append(("DiagOFTModule", base, {"lora_dim": 2, "constraint": 0.02}, True))
+        found.append(("DiagOFTModule", base, {"lora_dim": 4, "rescaled": True}, True))
+        if base in (
+            "linear",
+            "square",
+        ):  # their outputs are no multiple of a power of two that is large enough
+            continue
+        found.append(("ButterflyOFTModule", base, {"lora_dim": 4}, True))
+        found.append(
+            ("ButterflyOFTModule", base, {"lora_dim": 4, "constraint": 0.02, "rescaled": True}, True)
+        )
     found += [("NormModule", "layernorm", {}, True), ("NormModule", "groupnorm", {}, True)]
     return [
         pytest.param(*case, id="-".join([case[0], case[1], *(f"{k}={v}" for k, v in case[2].items())]))
@@ -96,6 +111,8 @@ def test_outputs_agree(
     for strength in STRENGTHS if linear else (1.0,):
         ours = copy.deepcopy(parts)
         merge(ours, of, [(adapter, strength)])
+        if not strength and options.get("rescaled"):
+            continue  # at 0 ours is the model itself, theirs keeps the rescale
         module.multiplier = strength
         with torch.no_grad():
             expected: Tensor = theirs(x)
@@ -118,6 +135,10 @@ def test_the_cases_above_cover_every_form() -> None:
         "diff_b",
         "w_norm",
         "b_norm",
+        "a1",
+        "on_input",
+        "oft_blocks",
+        "rescale",
     }
     if len(seen) > 5:  # not when a single case is run
         assert wanted <= seen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from farm.lora.algorithms import dora, full, loha, lokr, lora, norm
+from farm.lora.algorithms import boft, dora, full, glora, ia3, loha, lokr, lora, norm, oft
 from farm.lora.delta import Delta, LayerTensors
 
 
@@ -18,6 +18,10 @@ READERS: Mapping[str, Callable[[LayerTensors], Delta]] = {
     "dora": _dora,
     "loha": loha.read,
     "lokr": lokr.read,
+    "glora": glora.read,
+    "ia3": ia3.read,
+    "oft": oft.read,
+    "boft": boft.read,
     "full": full.read,
     "norm": norm.read,
 }
@@ -28,6 +32,10 @@ SUFFIXES: Mapping[str, frozenset[str]] = {
     "dora": lora.SUFFIXES | dora.SUFFIXES,
     "loha": loha.SUFFIXES,
     "lokr": lokr.SUFFIXES,
+    "glora": glora.SUFFIXES,
+    "ia3": ia3.SUFFIXES,
+    "oft": oft.SUFFIXES,
+    "boft": boft.SUFFIXES,
     "full": full.SUFFIXES,
     "norm": norm.SUFFIXES,
 }

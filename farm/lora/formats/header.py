@@ -164,23 +164,20 @@ def _metadata(found: Any) -> dict[str, str]:
 
 
 def _tensor(name: str, entry: Any) -> TensorInfo:
-    where = f"tensor {_short(name)}"
     if not name or _bytes(name, "a tensor's name") > MAX_NAME_BYTES or not name.isprintable():
-        _refuse(
-            f"{where} has a name that is empty, longer than {MAX_NAME_BYTES} bytes or not printable", _FRESH
-        )
+        _refuse_tensor(name, f"has a name that is empty, longer than {MAX_NAME_BYTES} bytes or not printable")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        _refuse(f"{where} is not described by dtype, shape and data_offsets alone", _FRESH)
+        _refuse_tensor(name, "is not described by dtype, shape and data_offsets alone")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        _refuse(f"{where} has the unknown dtype {_short(str(dtype))}", "save it as F16, BF16 or F32")
+        _refuse_tensor(name, f"has the unknown dtype {_short(str(dtype))}", "save it as F16, BF16 or F32")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
-        _refuse(f"{where} has no shape of at most {MAX_DIMENSIONS} dimensions", _FRESH)
+        _refuse_tensor(name, f"has no shape of at most {MAX_DIMENSIONS} dimensions")
     elements = 1
     for dimension in shape:
         if type(dimension) is not int or not 1 <= dimension < MAX_DIMENSION:  # True is an int, too
-            _refuse(
-                f"{where} has the dimension {_short(str(dimension))}, wanted 1 to {MAX_DIMENSION - 1}", _FRESH
+            _refuse_tensor(
+                name, f"has the dimension {_short(str(dimension))}, wanted 1 to {MAX_DIMENSION - 1}"
             )
         elements *= dimension
     if (
@@ -188,12 +185,11 @@ def _tensor(name: str, entry: Any) -> TensorInfo:
         or len(offsets) != 2
         or any(type(o) is not int or o < 0 for o in offsets)
     ):
-        _refuse(f"{where} has data_offsets that are not two counts of bytes", _FRESH)
+        _refuse_tensor(name, "has data_offsets that are not two counts of bytes")
     begin, end = offsets
     if end - begin != elements * DTYPES[dtype]:
-        _refuse(
-            f"{where} has {end - begin} bytes, its shape and dtype need {elements * DTYPES[dtype]}", _FRESH
-        )
+        needed = elements * DTYPES[dtype]
+        _refuse_tensor(name, f"has {end - begin} bytes, its shape and dtype need {needed}")
     return TensorInfo(dtype=dtype, shape=tuple(shape), begin=begin, end=end)
 
 
@@ -237,6 +233,10 @@ def _bytes(text: str, where: str) -> int:
 def _short(text: str) -> str:
     shown = text if len(text) <= 80 else text[:77] + "…"
     return ascii(shown) if any("\ud800" <= letter <= "\udfff" for letter in shown) else repr(shown)
+
+
+def _refuse_tensor(name: str, what: str, hint: str = _FRESH) -> NoReturn:
+    _refuse(f"tensor {_short(name)} {what}", hint)
 
 
 def _refuse(message: str, hint: str) -> NoReturn:

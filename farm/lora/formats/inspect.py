@@ -82,12 +82,17 @@ def inspect(header: Header, file_name: str = "") -> AdapterInfo:
         )
     if puzzling:
         problems.append(_counted(len(puzzling), "module", "has tensors", "have tensors", puzzling[0]))
+    scheme = scheme_of(header.tensors)
+    if scheme == "peft" and _alpha_is_unknown(header):
+        problems.append(
+            "peft keeps alpha in adapter_config.json, not in this file: alpha is taken as equal to the rank"
+        )
     types = tuple(sorted(counts, key=lambda word: (-counts[word], ALGORITHMS.index(word))))
     return AdapterInfo(
         type=_shown_type(types),
         types=types,
         base_model=verdict.family,
-        scheme=scheme_of(header.tensors),
+        scheme=scheme,
         ranks=tuple(sorted(ranks)),
         alphas=read_metadata.alphas(header.metadata),
         layers=sum(counts.values()),
@@ -99,6 +104,13 @@ def inspect(header: Header, file_name: str = "") -> AdapterInfo:
         metadata=read_metadata.kept(header.metadata),
         problems=tuple(problems),
     )
+
+
+def _alpha_is_unknown(header: Header) -> bool:
+    told = read_metadata.peft_configs(header.metadata) or any(
+        key.endswith(".alpha") for key in header.tensors
+    )
+    return not told
 
 
 def _shown_type(types: tuple[str, ...]) -> str:

@@ -31,6 +31,10 @@ APPLIED: Mapping[str, frozenset[str]] = {
     )
     | _COMMON
     | _DORA,
+    "glora": frozenset({"a1", "a2", "b1", "b2"}) | _COMMON,
+    "ia3": frozenset({"weight", "on_input", "ia3_l", "alpha"}),
+    "oft": frozenset({"oft_blocks", "alpha", "rescale"}),
+    "boft": frozenset({"oft_blocks", "alpha", "rescale"}),
     "full": frozenset({"diff", "diff_b", "alpha"}),
     "norm": frozenset({"w_norm", "b_norm", "alpha"}),
 }

@@ -174,6 +174,8 @@ def _oft(shapes: Shapes, layer: Shape) -> Shape:
             raise Unfit(
                 f"it rotates {count} blocks of {size}x{other}, the model's layer has {layer[0]} outputs"
             )
+        if len(blocks) == 4 and (size % 2 or layer[0] % (size << min(blocks[0] - 1, 40))):
+            raise Unfit(f"its {blocks[0]} stages of blocks of {size} do not divide {layer[0]} outputs")
     if "rescale" in shapes and prod(shapes["rescale"]) != layer[0]:
         raise Unfit(f"its rescale has {_text(shapes['rescale'])}, the model's layer has {layer[0]} outputs")
     return layer

@@ -93,8 +93,9 @@ def split(key: str) -> tuple[str, str] | None:
     >>> split("unet.mid_block.attn1.processor.to_out_lora.down.weight")
     ('unet.mid_block.attn1.to_out.0', 'lora_down')
     """
-    for pattern, replacement in _REWRITES:
-        key = pattern.sub(replacement, key)
+    if "_lora." in key:
+        for pattern, replacement in _REWRITES:
+            key = pattern.sub(replacement, key)
     dot = key.find(".")
     while dot > 0:
         suffix = SUFFIXES.get(key[dot + 1 :])

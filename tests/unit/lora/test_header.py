@@ -140,7 +140,7 @@ ENTRY = st.fixed_dictionaries(
         "data_offsets": st.lists(st.integers(0, 40), min_size=1, max_size=3),
     }
 )
-FUZZ = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @FUZZ

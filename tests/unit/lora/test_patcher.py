@@ -64,6 +64,10 @@ def small_files() -> dict[str, dict[str, Tensor]]:
         "loha": {f"{l}.hada_{n}": rand(*z, seed=7) for n, z in (("w1_a", (10, 2)), ("w1_b", (2, 6)), ("w2_a", (10, 2)), ("w2_b", (2, 6)))},
         "lokr": {f"{c}.lokr_w1": rand(2, 2), f"{c}.lokr_w2_a": rand(4, 2), f"{c}.lokr_w2_b": rand(2, 18), f"{c}.alpha": torch.tensor(1.0)},
         "full": {f"{p}.diff": rand(6, 8, 1, 1), f"{p}.diff_b": rand(6)},
+        "glora": {f"{c}.{n}.weight": rand(*z, seed=8) for n, z in (("a1", (4, 2, 1, 1)), ("a2", (2, 4, 1, 1)), ("b1", (8, 2, 1, 1)), ("b2", (2, 4, 3, 3)))},
+        "ia3": {f"{p}.weight": rand(1, 8, 1, 1), f"{p}.on_input": torch.tensor(1)},
+        "oft": {f"{s}.oft_blocks": rand(3, 2, 2), f"{s}.rescale": rand(6, 1) + 1, f"{s}.alpha": torch.tensor(0.01)},
+        "boft": {f"{c}.oft_blocks": rand(2, 2, 4, 4), f"{c}.alpha": torch.tensor(0)},
         "norm": {"lora_unet_norm.w_norm": rand(8), "lora_unet_norm.b_norm": rand(8, seed=2)},
     }  # fmt: skip
 
