@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -185,12 +186,15 @@ def _patched_part(encoder: nn.Module) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep progress bars of transformers out of a worker's log."""
+    """Keep progress bars and the warning of a renamed argument out of a worker's log."""
     logging: Any = transformers_logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # diffusers before 0.42 knows no other name, and ignores what it does not know
+            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+            yield
     finally:
         if shown:
             logging.enable_progress_bar()
