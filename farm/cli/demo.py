@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +37,8 @@ def demo(
 ) -> int:
     """Start the farm, make pictures with LoRA tags, print the dashboard's address."""
     farm = make_farm(workers=workers, postgres=postgres, info=None, data=data, port=port)
-    stopping = stop_on_signals()
+    # until the pictures are there, a signal ends the command where it stands; then `watch` looks at the event
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     farm.start()
     try:
         grid = make_pictures(farm, out or farm.settings.data_dir / "demo")
@@ -46,6 +48,7 @@ def demo(
                 "· next: script/demo without --exit keeps the farm up and prints the dashboard's address"
             )
         else:
+            stopping = stop_on_signals()
             announce(farm)
             farm.watch(stopping.is_set)
     except Permanent as error:

@@ -9,6 +9,7 @@ from farm.errors import BadRequest, Conflict, FarmError, NotFound
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
 _BAD_INPUT = (BadRequest, NotFound, Conflict)
 
 

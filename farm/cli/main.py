@@ -8,7 +8,7 @@ import click
 import typer
 
 from farm.cli import batch, db, demo, doctor, jobs, lora, loras, models, serve, up, workers
-from farm.cli.errors import EXIT_BAD_INPUT, report
+from farm.cli.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, report
 from farm.errors import FarmError
 
 app = typer.Typer(
@@ -51,10 +51,8 @@ def run(arguments: list[str]) -> int:
         command = error.ctx.command_path if error.ctx else "farm"
         print(f"farm: {error.format_message()} (see {command} --help)", file=sys.stderr)  # noqa: T201
         return EXIT_BAD_INPUT
-    except click.Abort:
-        return 130
-    except KeyboardInterrupt:
-        return 130
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         return 0
     return result if isinstance(result, int) else 0

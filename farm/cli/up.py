@@ -31,8 +31,9 @@ def up(
 ) -> None:
     """Start Redis, S3, scheduler, dashboard and workers; Ctrl-C stops them in order."""
     farm = make_farm(workers=workers, postgres=postgres, info=info, data=data, port=port)
-    stopping = stop_on_signals()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     farm.start()
+    stopping = stop_on_signals()
     try:
         announce(farm)
         farm.watch(stopping.is_set)
