@@ -1,0 +1,220 @@
+"""Batches: many jobs at once, from rows or a matrix; how far they are; cancel the rest, retry what failed."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, redirect, render_template, request
+from sqlalchemy.orm import Session
+from werkzeug.wrappers import Response
+
+from farm.errors import BadRequest, Problem
+from farm.jobs import control, models, views
+from farm.jobs.matrix import expand_matrix
+from farm.jobs.submit import BatchResult, submit_batch
+from farm.web import notify
+from farm.web import rows as row_files
+from farm.web.auth import current_user
+from farm.web.pages import acts
+from farm.web.pages.words import plural
+from farm.web.services import services
+
+blueprint = Blueprint("batches", __name__)
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+SHOWN_ROWS = 20
+SHOWN_PROBLEMS = 50
+PICTURES = 60
+EXAMPLE = """prompt,seed,steps
+a fox in the snow <lora:ink:0.8>,1,20
+an owl at night <lora:neon:1>,2,20"""
+EXAMPLE_MATRIX = """{
+  "base": {"prompt": "a house and a tree <lora:ink:{strength}>", "steps": 20},
+  "axes": {"strength": [0.2, 0.5, 0.8, 1.1], "seed": [1, 2, 3]}
+}"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Rows as they were given, and those among them that could not be read."""
+
+    rows: Iterable[Mapping[str, Any]]
+    read: row_files.Rows | None
+
+    def problems(self, found: tuple[Problem, ...]) -> tuple[Problem, ...]:
+        return self.read.problems(found) if self.read is not None else found
+
+
+@blueprint.get("/batches")
+def page() -> str:
+    return render_template("pages/batches.html", **_batches())
+
+
+@blueprint.get("/batches/list")
+def listing() -> str:
+    """The list alone, for pages that are open."""
+    return render_template("parts/batch_list.html", **_batches())
+
+
+def _batches() -> dict[str, Any]:
+    with services().sessions() as session:
+        found = views.list_batches(
+            session, current_user().id, cursor=request.args.get("cursor", ""), limit=30
+        )
+    return {"batches": found.items, "next_cursor": found.next_cursor}
+
+
+@blueprint.get("/batches/new")
+def new() -> str:
+    return _form({"kind": request.args.get("kind", "rows"), "name": "", "rows": "", "matrix": ""})
+
+
+def _form(form: Mapping[str, str], **context: Any) -> str:
+    with services().sessions() as session:
+        names = [model["name"] for model in models.list_models(session)]
+    return render_template(
+        "pages/batch_new.html",
+        form=form,
+        models=names,
+        example=EXAMPLE,
+        example_matrix=EXAMPLE_MATRIX,
+        **context,
+    )
+
+
+@blueprint.post("/batches/new")
+def submit() -> str | Response | tuple[str, int]:
+    """Check the rows, or queue all of them; a mistake in any row refuses all and says where it is."""
+    request.max_content_length = request.max_form_memory_size = MAX_BODY_BYTES
+    form = {name: request.form.get(name, "") for name in ("kind", "name", "rows", "matrix")}
+    file = request.files.get("file")
+    if form["kind"] == "rows" and file is not None and file.filename:
+        form["rows"] = file.read().decode("utf-8-sig", errors="replace")
+    only_check = request.form.get("do") == "check"
+    user = current_user()
+    try:
+        with services().sessions() as session:
+            result, problems, first = _submit(session, user.id, form, only_check=only_check)
+            if not problems and not only_check:
+                session.commit()
+    except BadRequest as error:
+        return _form(form, problems=_problems(error)), 422
+    if problems:
+        return _form(
+            form, problems=problems[:SHOWN_PROBLEMS], more=max(0, len(problems) - SHOWN_PROBLEMS)
+        ), 422
+    if only_check or result.batch_id is None:
+        return _form(form, result=result, first=first)
+    notify.batch_changed(services(), user.id, result.batch_id)
+    return redirect(f"/batches/{result.batch_id}", 303)
+
+
+def _problems(error: BadRequest) -> tuple[Problem, ...]:
+    return error.problems or (Problem(code=error.code, message=error.message, hint=error.hint),)
+
+
+def _submit(
+    session: Session, owner_id: str, form: Mapping[str, str], *, only_check: bool
+) -> tuple[BatchResult, tuple[Problem, ...], list[Mapping[str, Any]]]:
+    source = source_of(form, services().limits.max_batch_rows)
+    first: list[Mapping[str, Any]] = []
+
+    def watched() -> Iterable[Mapping[str, Any]]:
+        for row in source.rows:
+            if len(first) < SHOWN_ROWS:
+                first.append(row)
+            yield row
+
+    result = submit_batch(
+        session,
+        owner_id,
+        watched(),
+        name=form["name"].strip() or "batch",
+        limits=services().limits,
+        now=services().now(),
+        dry_run=only_check,
+    )
+    return result, source.problems(result.errors), first
+
+
+def source_of(form: Mapping[str, str], most: int) -> Source:
+    """The rows of a form: JSON lines, CSV, or the combinations of a matrix.
+
+    Raises:
+        BadRequest: the text is neither.
+    """
+    if form["kind"] == "matrix":
+        try:
+            matrix = json.loads(form["matrix"] or "{}")
+        except ValueError as error:
+            raise BadRequest(f"the matrix is no JSON: {error}", "start from the example") from None
+        if not isinstance(matrix, dict) or not {"base", "axes"} >= set(matrix) or not matrix:
+            raise BadRequest("a matrix has a base and axes", 'write {"base": {…}, "axes": {…}}')
+        return Source(
+            rows=expand_matrix(matrix.get("base") or {}, matrix.get("axes") or {}, most=most), read=None
+        )
+    text = form["rows"].strip()
+    if not text:
+        raise BadRequest("there are no rows", "paste JSON lines or CSV, or choose a file")
+    stream = io.BytesIO(text.encode())
+    read = row_files.ndjson(stream) if text.startswith("{") else row_files.csv_rows(stream)
+    return Source(rows=read, read=read)
+
+
+@blueprint.get("/batches/<id:batch_id>")
+def batch(batch_id: str) -> str:
+    return render_template("pages/batch.html", **_batch(batch_id))
+
+
+@blueprint.get("/batches/<id:batch_id>/body")
+def body(batch_id: str) -> str:
+    """What changes on the page of a batch, for pages that are open."""
+    return render_template("parts/batch_body.html", **_batch(batch_id))
+
+
+def _batch(batch_id: str) -> dict[str, Any]:
+    owner = current_user().id
+    with services().sessions() as session:
+        view = views.batch_view(session, owner, batch_id)
+        images = views.list_images(session, owner, batch=batch_id, limit=PICTURES)
+        failed = views.list_jobs(session, owner, batch=batch_id, states=("failed",), limit=20)
+        running = views.list_jobs(session, owner, batch=batch_id, states=("running",), limit=12)
+    states = view["states"]
+    ended = sum(states.get(state, 0) for state in ("succeeded", "failed", "cancelled"))
+    elapsed = (services().now() - view["created_at"]).total_seconds()
+    rate = states.get("succeeded", 0) / elapsed if elapsed > 1 and ended < view["total"] else None
+    return {
+        "batch": view,
+        "images": images.items,
+        "more_images": images.next_cursor is not None,
+        "failed": failed.items,
+        "running": running.items,
+        "ended": ended,
+        "left": view["total"] - ended,
+        "per_minute": rate * 60 if rate else None,
+        "seconds_left": (view["total"] - ended) / rate if rate else None,
+    }
+
+
+@blueprint.post("/batches/<id:batch_id>/cancel")
+def cancel(batch_id: str) -> Response:
+    owner = current_user().id
+    with services().sessions() as session:
+        count = control.cancel_batch(session, owner, batch_id, services().now())
+        session.commit()
+    notify.batch_changed(services(), owner, batch_id)
+    return acts.done(f"{plural(count, 'job')} cancelled.", back=f"/batches/{batch_id}")
+
+
+@blueprint.post("/batches/<id:batch_id>/retry-failed")
+def retry_failed(batch_id: str) -> Response:
+    owner = current_user().id
+    with services().sessions() as session:
+        count = control.retry_failed(session, owner, batch_id, services().now())
+        session.commit()
+    notify.batch_changed(services(), owner, batch_id)
+    return acts.done(f"{plural(count, 'failed job')} wait again.", back=f"/batches/{batch_id}")

@@ -1,0 +1,68 @@
+"""The Queue page: what runs, what waits and why, what failed, what was just finished."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, render_template
+from sqlalchemy.orm import Session
+
+from farm.errors import FarmError
+from farm.jobs import views
+from farm.jobs.prepare import explain, prepare
+from farm.web.auth import current_user
+from farm.web.pages import strips
+from farm.web.pages.create import with_preview
+from farm.web.services import services
+
+blueprint = Blueprint("queue", __name__)
+
+RUNNING, WAITING, FAILED, DONE = 24, 50, 10, 12
+
+
+@blueprint.get("/queue")
+def page() -> str:
+    """The whole page."""
+    return render_template("pages/queue.html", **_lanes())
+
+
+@blueprint.get("/queue/lanes")
+def lanes() -> str:
+    """Its lanes alone, for pages that are open."""
+    return render_template("parts/lanes.html", **_lanes())
+
+
+def _lanes() -> dict[str, Any]:
+    owner = current_user().id
+    with services().sessions() as session:
+        running = views.list_jobs(session, owner, states=("running",), limit=RUNNING)
+        waiting = views.list_jobs(session, owner, states=("queued", "assigned"), limit=WAITING)
+        failed = views.list_jobs(session, owner, states=("failed",), limit=FAILED)
+        done = views.list_jobs(session, owner, states=("succeeded", "cancelled"), limit=DONE)
+        in_order = sorted(
+            waiting.items, key=lambda job: (job["position"] is None, job["position"] or 0, job["id"])
+        )
+        return {
+            "running": [with_preview(job) | {"strip": strip_of(session, job)} for job in running.items],
+            "waiting": in_order,
+            "more_waiting": waiting.next_cursor is not None,
+            "failed": failed.items,
+            "done": done.items,
+        }
+
+
+def strip_of(session: Session, job: dict[str, Any]) -> strips.Strip | None:
+    """What each step of `job` gets, worked out again from its prompt; None when that is not possible any more."""
+    if not job["networks"]:
+        return None
+    spec = {
+        name: job[name]
+        for name in ("prompt", "model", "width", "height", "steps", "sampler", "guidance_scale")
+    }
+    spec["linear_curves"] = job.get("linear_curves")
+    try:
+        found = prepare(session, current_user().id, spec, limits=services().limits)
+        reached = job["step"] if job["state"] == "running" else None
+        return strips.of_explain(explain(session, found), reached=reached)
+    except FarmError:
+        return None

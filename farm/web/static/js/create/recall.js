@@ -1,0 +1,98 @@
+/** Settings that come from elsewhere: the draft of last time, a preset, a dropped picture. */
+import { ask } from "../http.js";
+import { toast } from "../toasts.js";
+import { park, parked } from "./cards.js";
+import { changed, data, form, onChange, spec } from "./state.js";
+
+const DRAFT = "farm-draft";
+const FIELDS = ["prompt", "negative_prompt", "model", "width", "height", "steps", "guidance_scale", "sampler", "seed", "count", "priority"];
+const veil = document.getElementById("drop-veil");
+
+/** Fills the form from a job's spec; with `all`, fields that it lacks become empty. */
+export function fill(found, { all = false } = {}) {
+  const missing = [];
+  for (const name of FIELDS) {
+    const field = form.elements[name];
+    if (!field || (found[name] === undefined && !all)) continue;
+    const value = found[name] ?? { count: 1, priority: "normal", model: data.models[0]?.name }[name] ?? "";
+    const before = field.value;
+    field.value = value;
+    if (field.value !== String(value)) {
+      field.value = before;
+      missing.push(`${name.replace("_", " ")} ${value}`);
+    }
+  }
+  if (form.elements.negative_prompt.value) form.querySelector(".negative").open = true;
+  changed("recall");
+  return missing;
+}
+
+function remember() {
+  localStorage.setItem(DRAFT, JSON.stringify({ spec: spec(), off: parked() }));
+}
+
+function recallDraft() {
+  const asked = new URLSearchParams(location.search);
+  if (data.recalled || FIELDS.some((name) => asked.has(name)) || form.elements.prompt.value) return;
+  try {
+    const draft = JSON.parse(localStorage.getItem(DRAFT));
+    if (!draft) return;
+    park(draft.off ?? []);
+    fill(draft.spec);
+  } catch {
+    localStorage.removeItem(DRAFT);
+  }
+}
+
+async function take(file) {
+  if (file.type !== "image/png") return toast(`${file.name} is no PNG; only those carry settings.`, { bad: true });
+  const body = new FormData();
+  body.append("file", file);
+  try {
+    const found = await ask("POST", "/api/v1/images:inspect", { body });
+    const missing = fill(found.spec, { all: true });
+    toast(missing.length ? `Settings taken over, but not ${missing.join(", ")}.` : `Settings of ${file.name} taken over.`);
+  } catch (error) {
+    toast(`${file.name}: ${error.message}`, { bad: true });
+  }
+}
+
+function drops() {
+  const files = (event) => event.dataTransfer?.types.includes("Files");
+  addEventListener("dragenter", (event) => files(event) && (veil.hidden = false));
+  addEventListener("dragover", (event) => files(event) && event.preventDefault());
+  veil.addEventListener("dragleave", () => (veil.hidden = true));
+  addEventListener("drop", (event) => {
+    if (!files(event)) return;
+    event.preventDefault();
+    veil.hidden = true;
+    take(event.dataTransfer.files[0]);
+  });
+}
+
+function presets() {
+  const dialog = document.getElementById("preset-dialog");
+  const name = document.getElementById("preset-name");
+  document.getElementById("preset")?.addEventListener("change", (event) => {
+    const preset = data.presets.find((found) => found.id === event.target.value);
+    if (preset) fill(preset.spec);
+  });
+  document.getElementById("save-preset").addEventListener("click", () => dialog.showModal());
+  dialog.addEventListener("close", async () => {
+    if (dialog.returnValue !== "save" || !name.value.trim()) return;
+    try {
+      await ask("POST", "/api/v1/presets", { json: { name: name.value.trim(), spec: spec() } });
+      toast(`Kept as “${name.value.trim()}”.`);
+    } catch (error) {
+      toast(error.message, { bad: true });
+    }
+  });
+}
+
+export function start() {
+  drops();
+  presets();
+  document.getElementById("clear-form").addEventListener("click", () => fill({ prompt: "" }, { all: true }));
+  recallDraft();
+  onChange(remember);
+}
