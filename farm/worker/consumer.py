@@ -42,6 +42,8 @@ class Consumer:
         setup_logging.connect(_keep_our_logging)
         app = make_app(self._redis_url)
         self._register(app)
+        # Celery's threads find their tasks through the default application of the process
+        app.set_default()
         self._controller = WorkController(
             app=app,
             hostname=f"farm@{self._worker_id}",
@@ -83,7 +85,7 @@ class Consumer:
             log.exception("consumer_ended")
 
     def _register(self, app: Celery) -> None:
-        @app.task(name=TASK, ignore_result=True, acks_late=True)  # type: ignore[untyped-decorator,unused-ignore]
+        @app.task(name=TASK, shared=False, ignore_result=True, acks_late=True)  # type: ignore[untyped-decorator,unused-ignore]
         def render(**body: Any) -> None:
             self.receive(body)
 

@@ -79,7 +79,9 @@ class Preparer:
             layout = self._layout(job)
             with held.timed(Stage.FETCHING, self._clock):
                 if not model_hot:
-                    pins.callback(self.open_model(job, held).close)
+                    tree = pins.enter_context(self.open_model(job, held))
+                    cache, size = "disk" if tree.hit else "miss", tree.bytes_fetched
+                    log.info("model_ready", model=job.model.key[:12], cache=cache, bytes=size)
                 adapters = {
                     network.sha256: self._adapter(network, job, layout, held, pins)
                     for network in job.networks
@@ -115,12 +117,6 @@ class Preparer:
         fetch = partial(self._fetch, held)
         tree = self._patience.until_done("fetch_model", lambda: open_tree(self._disk, manifest, fetch), held)
         held.timings.bytes_fetched += tree.bytes_fetched
-        log.info(
-            "model_ready",
-            model=job.model.key[:12],
-            cache="hit" if tree.hit else "miss",
-            bytes=tree.bytes_fetched,
-        )
         return tree
 
     def _adapter(

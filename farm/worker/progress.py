@@ -41,7 +41,10 @@ class Progress:
         self._encode = encode
         self._something = threading.Condition()
         self._words: dict[str, _Word] = {}
-        self._pictures: dict[str, tuple[str, Image.Image]] = {}
+        #: the last word about each job that runs
+        self._latest: dict[str, _Word] = {}
+        self._pictures: dict[str, Image.Image] = {}
+        #: previews shown so far, by running job
         self._shown: dict[str, int] = {}
         self._events: list[Event] = []
         self._closing = False
@@ -70,18 +73,18 @@ class Progress:
             **more,
         }
         with self._something:
-            word = self._words.setdefault(held.id, _Word(held.owner_id))
-            word.data.update(data)
-            word.data["preview"] = self._shown.get(held.id, 0)
+            self._words[held.id] = self._latest[held.id] = _Word(held.owner_id, data)
+            data["preview"] = self._shown.get(held.id, 0)
             if state != "running":
                 self._pictures.pop(held.id, None)
                 self._shown.pop(held.id, None)
+                del self._latest[held.id]
             self._something.notify()
 
     def preview(self, held: HeldJob, picture: Image.Image) -> None:
         """How a job's first picture looks now."""
         with self._something:
-            self._pictures[held.id] = (held.owner_id, picture)
+            self._pictures[held.id] = picture
             self._something.notify()
 
     def worker(self, worker_id: str, state: str) -> None:
@@ -108,16 +111,17 @@ class Progress:
                 # a picture that cannot be encoded is no reason to fall silent
                 log.warning("progress_not_sent", exc_info=True)
 
-    def _send(
-        self, words: dict[str, _Word], pictures: dict[str, tuple[str, Image.Image]], events: list[Event]
-    ) -> None:
-        for job_id, (owner_id, picture) in pictures.items():
+    def _send(self, words: dict[str, _Word], pictures: dict[str, Image.Image], events: list[Event]) -> None:
+        for job_id, picture in pictures.items():
             self._show_preview(job_id, self._encode(picture))
             with self._something:
+                # a job that has ended meanwhile has no use for it
+                if (latest := self._latest.get(job_id)) is None:
+                    continue
                 self._shown[job_id] = number = self._shown.get(job_id, 0) + 1
-            word = words.setdefault(job_id, _Word(owner_id, {"id": job_id}))
-            word.data["preview"] = number
+                words.setdefault(job_id, latest)
+                latest.data["preview"] = words[job_id].data["preview"] = number
         for word in words.values():
-            self._tell(Event(topic="jobs", type="job", owner=word.owner_id, data=word.data))
+            self._tell(Event(topic="jobs", type="job", owner=word.owner_id, data=dict(word.data)))
         for event in events:
             self._tell(event)

@@ -1,0 +1,497 @@
+"""A worker renders: from an assigned row and a message to a picture in the store and rows in SQL."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from redis import Redis
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from farm.clock import SystemClock
+from farm.db.engine import make_engine, make_sessions
+from farm.db.models import Worker as WorkerRow
+from farm.embedded.servers import SeaweedServer
+from farm.embedded.up import environment_of
+from farm.errors import Transient
+from farm.jobs import control
+from farm.jobs.metadata import read_png
+from farm.queue import events
+from farm.store.s3 import Store
+from farm.worker.effects import Effects
+from farm.worker.worker import Worker
+from tests.support import jobs as rows
+from tests.support.tiny import tiny_sd15
+from tests.support.worker import Rig, make_rig
+
+Start = Callable[..., Worker]
+
+
+@pytest.fixture
+def database_url(tmp_path: Path, sqlite_template: Path) -> str:
+    """SQLite alone: what differs between databases is tested with the statements themselves."""
+    path = tmp_path / "farm.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sd15(tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture(scope="session")
+def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A disk cache that keeps what earlier tests fetched."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def rig(
+    small_model: Path,
+    warm_cache: Path,
+    tmp_path: Path,
+    database_url: str,
+    redis_url: str,
+    store: Store,
+    seaweed: SeaweedServer,
+) -> Iterator[Rig]:
+    engine = make_engine(database_url)
+    sessions: sessionmaker[Session] = make_sessions(engine)
+    s3 = {
+        "endpoint": seaweed.endpoint, "access_key": seaweed.access_key, "secret_key": seaweed.secret_key,
+        "bucket": seaweed.bucket,
+    }  # fmt: skip
+    yield make_rig(tmp_path, sessions, database_url, redis_url, store, s3, small_model, warm_cache)
+    engine.dispose()
+
+
+@pytest.fixture
+def start(rig: Rig) -> Iterator[Start]:
+    """Start a worker in this process; its effects may be replaced, its settings changed."""
+    started: list[Worker] = []
+
+    def start(wrap: Callable[[Effects], Effects] = lambda effects: effects, **settings: Any) -> Worker:
+        worker = Worker(rig.settings.model_copy(update=settings), SystemClock(), wrap)
+        started.append(worker)
+        worker.start()
+        return worker
+
+    yield start
+    for worker in started:
+        if not worker.hands.stopping.is_set():
+            worker.stop()
+
+
+def test_a_message_becomes_a_picture_in_the_store_and_rows(rig: Rig, start: Start, redis: Redis) -> None:
+    worker = start(cache_dir=rig.folder / "cold")
+    job_id = rig.add_job(count=2)
+    rig.assign(job_id, worker.id)
+    job = rig.wait_for(job_id, "succeeded", "failed")
+
+    assert (job.state, job.error_message) == ("succeeded", None)
+    assert job.result_attempt == 1
+    images = rig.images(job_id)
+    assert [(image.index, image.seed) for image in images] == [(0, 7), (1, 8)]
+    for image in images:
+        data = rig.store.get_bytes(image.object_key)
+        assert image.object_key == f"results/{rows.OWNER}/{job_id}/1/{image.index}.png"
+        assert (hashlib.sha256(data).hexdigest(), len(data)) == (image.sha256, image.size)
+        assert Image.open(BytesIO(data)).size == (64, 64)
+        read = read_png(data)
+        assert read is not None
+        assert read["prompt"] == "a fox"
+    timings = rig.attempt(job_id).timings
+    assert all(timings[stage] > 0 for stage in ("fetching", "loading", "sampling", "uploading")), timings
+    assert timings["bytes_fetched"] > 0
+    assert not timings["model_hit"]
+    assert rows.events_of(rig.sessions, job_id)[-2:] == ["claim", "succeed"]
+
+
+def test_progress_and_previews_are_told(rig: Rig, start: Start, redis: Redis) -> None:
+    worker = start()
+    job_id = rig.add_job(steps=6)
+    rig.assign(job_id, worker.id)
+    rig.wait_for(job_id, "succeeded")
+    rig.wait_until(lambda: any(event.data["state"] == "succeeded" for event in told(redis, "jobs")))
+
+    jobs = told(redis, "jobs")
+    assert max(event.data["preview"] for event in jobs) > 0
+    assert all(event.owner == rows.OWNER and event.type == "job" for event in jobs)
+    assert {"id", "state", "stage", "step", "steps", "worker", "preview"} <= set(jobs[-1].data)
+    seen = [event.data["step"] for event in jobs]
+    assert seen == sorted(seen)
+    assert jobs[-1].data["step"] == 6
+    assert Image.open(BytesIO(redis.get(f"farm:preview:{job_id}"))).format == "WEBP"
+    assert [event.data["state"] for event in told(redis, "workers")] == ["up"]
+    assert told(redis, "workers")[0].owner == ""
+
+
+def told(redis: Redis, topic: str) -> list[events.Event]:
+    return [event for _, event in events.read(redis, "0-0", 10) if event.topic == topic]
+
+
+def test_adapters_change_the_picture_are_kept_hot_and_leave_no_trace(rig: Rig, start: Start) -> None:
+    worker = start(cache_dir=rig.folder / "cold")
+    ink = rig.add_adapter("ink")
+    plain, inked, again, plain_again = (
+        rig.add_job(), rig.add_job("a fox <lora:ink:0.8>"), rig.add_job("a fox <lora:ink:0.8>"), rig.add_job(),
+    )  # fmt: skip
+    for job_id in (plain, inked, again, plain_again):
+        rig.assign(job_id, worker.id)
+        assert rig.wait_for(job_id, "succeeded", "failed").error_message is None
+
+    pixels = [
+        Image.open(BytesIO(rig.picture(job_id))).tobytes() for job_id in (plain, inked, again, plain_again)
+    ]
+    assert pixels[0] != pixels[1]
+    assert pixels[1] == pixels[2]
+    assert pixels[0] == pixels[3]
+    first, second = rig.attempt(inked).timings, rig.attempt(again).timings
+    assert (first["cache_hits"], first["cache_misses"], first["bytes_fetched"]) == (0, 1, ink["size"])
+    assert (second["cache_hits"], second["cache_misses"], second["bytes_fetched"]) == (1, 0, 0)
+    assert first["model_hit"]
+    report = worker.report()
+    assert report.models == (rig.model_key,)
+    assert report.adapters == (ink["sha256"],)
+    assert ink["sha256"] in report.disk
+    assert report.seconds_per_step["key-3"] > 0
+    assert report.load_seconds[rig.model_key] > 0
+
+
+def test_a_damaged_download_is_fetched_again_and_the_job_succeeds(rig: Rig, start: Start) -> None:
+    ink = rig.add_adapter("ink")
+    fetched: list[str] = []
+
+    def damaging(effects: Effects) -> Effects:
+        def fetch(sha256: str, path: Path) -> None:
+            effects.fetch(sha256, path)
+            fetched.append(sha256)
+            if fetched.count(sha256) == 1:
+                data = bytearray(path.read_bytes())
+                data[-1] ^= 1
+                path.write_bytes(data)
+
+        return dataclasses.replace(effects, fetch=fetch)
+
+    worker = start(damaging, cache_dir=rig.folder / "cold")
+    job_id = rig.add_job("a fox <lora:ink:0.8>")
+    rig.assign(job_id, worker.id)
+    assert rig.wait_for(job_id, "succeeded", "failed").state == "succeeded"
+    assert fetched.count(ink["sha256"]) == 2
+
+
+def test_a_file_that_is_damaged_in_the_store_fails_the_job_and_names_it(rig: Rig, start: Start) -> None:
+    ink = rig.add_adapter("ink", seed=77)  # a file of its own, for it is spoilt in the store for good
+    rig.store.put_bytes(f"blobs/{ink['sha256'][:2]}/{ink['sha256']}", b"x" * ink["size"])
+    worker = start()
+    job_id = rig.add_job("a fox <lora:ink:0.8>")
+    rig.assign(job_id, worker.id)
+    job = rig.wait_for(job_id, "failed")
+    assert job.error_code == "damaged_file"
+    assert job.error_message is not None
+    assert ink["sha256"] in job.error_message
+
+
+def test_messages_that_come_twice_late_or_for_nobody_change_nothing(rig: Rig, start: Start) -> None:
+    worker = start()
+    job_id, other = rig.add_job(), rig.add_job()
+    attempt = rig.assign(job_id, worker.id)
+    for stale in (attempt, attempt, attempt + 1, 0):
+        rig.send(worker.id, job_id, stale)
+    rig.send(worker.id, "job_unknown", 1)
+    rig.wait_for(job_id, "succeeded")
+    rig.send(worker.id, job_id, attempt)
+    rig.assign(other, worker.id)
+    rig.wait_for(other, "succeeded")
+    assert rows.events_of(rig.sessions, job_id).count("claim") == 1
+    assert rows.image_count(rig.sessions, job_id) == 1
+
+
+def test_without_a_message_the_look_into_sql_finds_the_job(rig: Rig, start: Start) -> None:
+    worker = start(poll_seconds=0.2)
+    job_id = rig.add_job()
+    rig.assign(job_id, worker.id, send=False)
+    assert rig.wait_for(job_id, "succeeded", "failed").state == "succeeded"
+
+
+def test_without_redis_jobs_still_run(rig: Rig, start: Start) -> None:
+    nobody = type(rig.settings.redis_url)("redis://127.0.0.1:1/0")
+    worker = start(poll_seconds=0.2, redis_url=nobody)
+    job_id = rig.add_job()
+    rig.assign(job_id, worker.id, send=False)
+    assert rig.wait_for(job_id, "succeeded", "failed").state == "succeeded"
+
+
+class Gate:
+    """Holds the device at a step until it is opened."""
+
+    def __init__(self, at: int):
+        self.at = at
+        self.reached = threading.Event()
+        self.open = threading.Event()
+        self.steps = 0
+
+    def __call__(self, effects: Effects) -> Effects:
+        def step(machine: Any, states: Any) -> None:
+            if self.steps == self.at:
+                self.reached.set()
+                assert self.open.wait(20)
+            self.steps += 1
+            effects.step(machine, states)
+
+        return dataclasses.replace(effects, step=step)
+
+
+def test_a_cancel_ends_the_job_within_a_step_and_the_next_one_runs(rig: Rig, start: Start) -> None:
+    gate = Gate(at=2)
+    worker = start(gate)
+    job_id, following = rig.add_job("a fox", steps=50), rig.add_job()
+    rig.assign(job_id, worker.id)
+    assert gate.reached.wait(20)
+    rig.assign(following, worker.id)
+    with rig.sessions.begin() as session:
+        control.cancel(session, rows.OWNER, job_id, rows.NOW)
+    rig.wait_until(lambda: worker.hands._held[job_id].cancel)
+    gate.open.set()
+
+    assert rig.wait_for(job_id, "cancelled", "succeeded").state == "cancelled"
+    assert rig.attempt(job_id).outcome == "cancelled"
+    assert rows.image_count(rig.sessions, job_id) == 0
+    rig.wait_for(following, "succeeded")
+    # at most one step after the one that was under way, then three of the next job
+    assert gate.steps <= 3 + 3
+
+
+def test_a_lost_job_is_dropped_and_its_late_result_discarded(rig: Rig, start: Start) -> None:
+    gate = Gate(at=1)
+    worker = start(gate)
+    job_id = rig.add_job()
+    attempt = rig.assign(job_id, worker.id)
+    assert gate.reached.wait(20)
+    with rig.sessions.begin() as session:
+        seen = rig.job(job_id).hb_seq
+        while not rows.attempts.lose(session, job_id, attempt, seen, crash_limit=3, now=rows.NOW):
+            seen += 1
+    rig.wait_until(lambda: worker.hands._held[job_id].lost)
+    gate.open.set()
+    rig.wait_until(lambda: not worker.hands.current())
+    job = rig.job(job_id)
+    assert (job.state, job.crash_count) == ("queued", 1)
+    assert rows.image_count(rig.sessions, job_id) == 0
+
+
+def test_a_stopping_worker_finishes_what_fits(rig: Rig, start: Start) -> None:
+    gate = Gate(at=1)
+    worker = start(gate)
+    job_id = rig.add_job()
+    rig.assign(job_id, worker.id)
+    assert gate.reached.wait(20)
+    worker.hands.leave_within(10)
+    gate.open.set()
+    assert worker.stop()
+    assert rig.job(job_id).state == "succeeded"
+
+
+def test_a_stopping_worker_hands_back_what_does_not_fit(rig: Rig, start: Start) -> None:
+    gate = Gate(at=3)
+    worker = start(gate)
+    running, prepared, assigned = rig.add_job(steps=400), rig.add_job(), rig.add_job()
+    rig.assign(running, worker.id)
+    assert gate.reached.wait(20)
+    rig.assign(prepared, worker.id)
+    rig.assign(assigned, worker.id)
+    rig.wait_until(lambda: len(worker.hands.current()) == 2)
+    worker.hands.leave_within(3)
+    gate.open.set()
+    assert worker.stop()
+    for job_id in (running, prepared, assigned):
+        job = rig.job(job_id)
+        assert (job.state, job.crash_count, job.retry_count) == ("queued", 0, 0), job_id
+    assert rig.attempt(running).outcome == "drained"
+    with rig.sessions() as session:
+        row = session.get(WorkerRow, worker.id)
+        assert row is not None
+        assert row.state == "gone"
+
+
+def test_an_operators_drain_finishes_what_is_held_and_takes_nothing(rig: Rig, start: Start) -> None:
+    worker = start(poll_seconds=0.2)
+    with rig.sessions.begin() as session:
+        rows.workers.drain(session, worker.id)
+    rig.wait_until(lambda: worker.hands.draining)
+    job_id = rig.add_job()
+    rig.assign(job_id, worker.id)
+    assert rig.wait_for(job_id, "queued").crash_count == 0
+    with rig.sessions.begin() as session:
+        rows.workers.resume(session, worker.id)
+    rig.wait_until(lambda: not worker.hands.draining)
+    rig.assign(job_id, worker.id)
+    assert rig.wait_for(job_id, "succeeded").result_attempt == 2
+
+
+def test_a_store_that_is_away_for_a_while_costs_time_only(rig: Rig, start: Start) -> None:
+    calls = {"fetch": 0, "upload": 0}
+
+    def flaky(effects: Effects) -> Effects:
+        def fetch(sha256: str, path: Path) -> None:
+            calls["fetch"] += 1
+            if calls["fetch"] <= 2:
+                raise Transient("the store is unreachable")
+            effects.fetch(sha256, path)
+
+        def upload(key: str, data: bytes) -> str:
+            calls["upload"] += 1
+            if calls["upload"] <= 2:
+                raise Transient("the store is unreachable")
+            return effects.upload(key, data)
+
+        return dataclasses.replace(effects, fetch=fetch, upload=upload)
+
+    worker = start(flaky, cache_dir=rig.folder / "cold")
+    job_id = rig.add_job()
+    rig.assign(job_id, worker.id)
+    job = rig.wait_for(job_id, "succeeded", "failed")
+    assert (job.state, job.retry_count) == ("succeeded", 0)
+
+
+def test_out_of_memory_splits_the_batch_once(rig: Rig, start: Start) -> None:
+    sizes: list[int] = []
+
+    def tight(effects: Effects) -> Effects:
+        def step(machine: Any, states: Any) -> None:
+            (state,) = states
+            sizes.append(len(state.generators))
+            if len(state.generators) > 2:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 1.50 GiB.")
+            effects.step(machine, states)
+
+        return dataclasses.replace(effects, step=step)
+
+    worker = start(tight)
+    job_id, alone = rig.add_job(count=4, steps=2), rig.add_job(seed=9, steps=2)
+    rig.assign(job_id, worker.id)
+    rig.wait_for(job_id, "succeeded", "failed")
+    rig.assign(alone, worker.id)
+    rig.wait_for(alone, "succeeded")
+    assert [image.seed for image in rig.images(job_id)] == [7, 8, 9, 10]
+    assert sizes == [4, 2, 2, 2, 2, 1, 1]
+
+
+def test_out_of_memory_twice_fails_in_words_and_the_next_job_runs(rig: Rig, start: Start) -> None:
+    def tight(effects: Effects) -> Effects:
+        def step(machine: Any, states: Any) -> None:
+            if states[0].spec.steps == 5:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 1.50 GiB.")
+            effects.step(machine, states)
+
+        return dataclasses.replace(effects, step=step)
+
+    worker = start(tight)
+    job_id, following = rig.add_job(steps=5), rig.add_job()
+    rig.assign(job_id, worker.id)
+    rig.assign(following, worker.id)
+    job = rig.wait_for(job_id, "failed")
+    assert job.error_code == "out_of_memory"
+    assert job.error_message is not None
+    assert "64×64 needed one allocation of 1.5 GB, cpu has" in job.error_message
+    assert rig.wait_for(following, "succeeded")
+
+
+def test_a_database_that_is_away_delays_the_record_only(rig: Rig, start: Start) -> None:
+    tries: list[int] = []
+
+    def away(effects: Effects) -> Effects:
+        def succeed(*given: Any) -> bool:
+            tries.append(1)
+            if len(tries) == 1:
+                raise OperationalError("update jobs", {}, Exception("connection refused"))
+            done = effects.succeed(*given)
+            if len(tries) == 2:
+                # the commit came through, its answer did not
+                raise OperationalError("commit", {}, Exception("connection reset"))
+            return done
+
+        return dataclasses.replace(effects, succeed=succeed)
+
+    worker = start(away)
+    job_id = rig.add_job()
+    rig.assign(job_id, worker.id)
+    rig.wait_for(job_id, "succeeded")
+    rig.wait_until(lambda: not worker.hands.current())
+    assert len(tries) == 3
+    assert rows.image_count(rig.sessions, job_id) == 1
+    assert rows.events_of(rig.sessions, job_id).count("succeed") == 1
+
+
+def test_a_worker_that_was_given_up_drops_its_jobs_and_joins_again(rig: Rig, start: Start) -> None:
+    gate = Gate(at=1)
+    worker = start(gate)
+    job_id = rig.add_job()
+    rig.assign(job_id, worker.id)
+    assert gate.reached.wait(20)
+
+    def give_up() -> bool:
+        with rig.sessions.begin() as session:
+            row = session.get(WorkerRow, worker.id)
+            assert row is not None
+            return rows.workers.mark_gone(session, worker.id, row.seq, rows.NOW)
+
+    rig.wait_until(give_up)
+    rig.wait_until(lambda: worker.hands._held[job_id].lost)
+    gate.open.set()
+    rig.wait_until(lambda: not worker.hands.current())
+    assert rows.image_count(rig.sessions, job_id) == 0
+    assert rig.job(job_id).state == "queued"
+    again = rig.assign(job_id, worker.id)
+    assert rig.wait_for(job_id, "succeeded").result_attempt == again
+
+
+def test_a_deaf_consumer_is_replaced(rig: Rig, start: Start) -> None:
+    worker = start(poll_seconds=0.1)
+    deaf = worker._consumer
+    deaf._controller.stop()
+    for _ in range(3):
+        job_id = rig.add_job(steps=1)
+        rig.assign(job_id, worker.id, send=False)
+        rig.wait_for(job_id, "succeeded")
+    rig.wait_until(lambda: deaf._thread is not None and deaf._thread.is_alive())
+    seen = deaf.messages
+    job_id = rig.add_job(steps=1)
+    rig.assign(job_id, worker.id)
+    rig.wait_for(job_id, "succeeded")
+    rig.wait_until(lambda: deaf.messages > seen)
+
+
+def test_sigterm_hands_back_and_ends(rig: Rig) -> None:
+    script = "from farm.settings import load_settings; from farm.worker.main import run; run(load_settings())"
+    environment = environment_of(rig.settings.model_copy(update={"drain_seconds": 3.0}))
+    child = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, **environment})
+    rig.wait_until(lambda: up(rig))
+    job_id = rig.add_job(steps=20_000)
+    rig.assign(job_id, up(rig)[0])
+    rig.wait_until(lambda: rig.job(job_id).step > 0)
+
+    child.send_signal(signal.SIGTERM)
+
+    assert child.wait(20) == 0
+    assert (rig.job(job_id).state, rig.job(job_id).crash_count) == ("queued", 0)
+    assert not up(rig)
+
+
+def up(rig: Rig) -> list[str]:
+    with rig.sessions() as session:
+        return list(session.scalars(select(WorkerRow.id).where(WorkerRow.state == "up")))
