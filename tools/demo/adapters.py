@@ -17,7 +17,7 @@ from tools.demo.factors import Factors
 from tools.demo.recipes import TEXT_LAYERS, Recipe
 from tools.demo.unet import Examples, Noise, encode
 
-PICTURES = 4000
+PICTURES = 1500
 BATCH = 24
 RATE = 4e-3
 #: An adapter with a text part learns now and then with that part alone, or it would leave all to the UNet.
@@ -142,6 +142,6 @@ def metadata(recipe: Recipe, steps: int) -> dict[str, str]:
 
 def _examples(pipeline: StableDiffusionPipeline, recipe: Recipe) -> Examples:
     """Draw the captions in the adapter's style; every other caption names the style."""
-    images, captions = pictures(PICTURES, SEED + 3, recipe.name)
+    images, captions = pictures(PICTURES, SEED + 3, recipe.name, processes=1)
     captions = [f"{words}, {recipe.trigger}" if i % 2 else words for i, words in enumerate(captions)]
     return encode(pipeline.vae, pipeline.tokenizer, images, captions)

@@ -16,9 +16,10 @@ from tools.demo.average import follow
 from tools.demo.config import SCHEDULER, SEED, UNET
 from tools.demo.dataset import as_float, pictures
 from tools.demo.text import build_encoder
+from tools.demo.together import agree
 from tools.demo.vae import latents
 
-PICTURES = 30000
+PICTURES = 20000
 BATCH = 32
 RATE = 1e-3
 WARM_UP = 200
@@ -70,11 +71,13 @@ class Noise:
         return F.mse_loss(predict(signal * clean + sigma * noise, timestep), signal * noise - sigma * clean)
 
 
-def examples(folder: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> Examples:
+def examples(folder: Path, vae: AutoencoderKL | None, tokenizer: CLIPTokenizer) -> Examples:
     """Draw and encode the training set, or read what an earlier call left in `folder`."""
     kept = folder / "examples.pt"
     if kept.exists():
         return Examples(**torch.load(kept))
+    if vae is None:
+        raise FileNotFoundError(kept)
     data = encode(vae, tokenizer, *pictures(PICTURES, SEED + 2))
     torch.save({"latents": data.latents, "tokens": data.tokens, "empty": data.empty}, kept)
     return data
@@ -86,10 +89,13 @@ def train(
     tokenizer: CLIPTokenizer,
     minutes: float,
     show: Callable[..., None] | None = None,
+    rank: int = 0,
+    workers: int = 1,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Train for so many minutes in all; resumes from `folder/unet.pt`, which is written every three minutes.
 
-    Returns the averaged models. `show(unet, encoder, seconds)` is called with them at each checkpoint.
+    Returns the averaged models. `show(unet, encoder, seconds)` is called with them at each checkpoint. All `workers`
+    (see `tools.demo.together`) call this; the one of rank 0 writes and prints.
     """
     torch.manual_seed(SEED)
     unet = UNet2DConditionModel(**UNET).to(memory_format=torch.channels_last)
@@ -110,17 +116,20 @@ def train(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent"]
-        torch.manual_seed(SEED + step)
+    torch.manual_seed(SEED + step * workers + rank)
     both.train()
     began, saved = time.monotonic() - spent, spent
-    while (spent := time.monotonic() - began) < 60 * minutes:
+    while True:
+        spent = time.monotonic() - began
+        if workers == 1 and spent > 60 * minutes:
+            break
         rate = (
             RATE * min(1, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * spent / 60 / minutes))
             + 1e-6
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        clean, tokens = data.batch(torch.randint(0, len(data.latents), (BATCH,)))
+        clean, tokens = data.batch(torch.randint(0, len(data.latents), (BATCH // workers,)))
         hidden = encoder(tokens).last_hidden_state
         loss = noise.loss(
             lambda noisy, t, hidden=hidden: (
@@ -130,23 +139,37 @@ def train(
         )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if workers > 1 and agree(both, spent > 60 * minutes):
+            break
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimizer.step()
         step += 1
         follow(average, both, min(AVERAGE, step / (10 + step)))
         smooth += (loss.item() - smooth) * max(0.01, 1 / step)
-        if step % 100 == 0:
+        if step % 100 == 0 and rank == 0:
             print(f"unet {step} {spent:.0f}s loss {smooth:.4f} rate {rate:.1e} {step * BATCH / spent:.0f} pictures/s",
                   flush=True)  # fmt: skip
-        if spent - saved > 180:
+        if spent - saved > 180 and rank == 0:
             saved = spent
-            state = {
-                "both": both.state_dict(),
-                "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
-            }
-            torch.save({**state, "step": step, "spent": spent}, kept.with_suffix(".new"))
-            kept.with_suffix(".new").replace(kept)
+            _save(kept, step, spent, both=both, average=average, optimizer=optimizer)
             if show:
                 show(average["unet"], average["encoder"], spent)
+    if rank == 0:
+        _save(kept, step, spent, both=both, average=average, optimizer=optimizer)
     return average["unet"], average["encoder"]
+
+
+def _save(path: Path, step: int, spent: float, **parts: torch.nn.Module | torch.optim.Optimizer) -> None:
+    """Write a checkpoint; the old one stays until the new one is whole."""
+    new = path.with_suffix(".new")
+    torch.save(
+        {**{name: part.state_dict() for name, part in parts.items()}, "step": step, "spent": spent}, new
+    )
+    new.replace(path)
+
+
+def averaged(folder: Path, tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """Return the averaged models of the last checkpoint."""
+    models = torch.nn.ModuleDict({"unet": UNet2DConditionModel(**UNET), "encoder": build_encoder(tokenizer)})
+    models.load_state_dict(torch.load(folder / "unet.pt")["average"])
+    return models["unet"], models["encoder"]

@@ -73,6 +73,49 @@ def train(folder: Path, minutes: float) -> AutoencoderKL:
     return model
 
 
+def refine(folder: Path, minutes: float, seed: int = SEED + 4) -> AutoencoderKL:
+    """Go on training the decoder alone, on frozen latents, and save to `folder/vae-fine`.
+
+    The latents keep their meaning, so this may be done after the UNet and the adapters have been trained, again and again
+    with other seeds: a run begins with what is in `folder/vae-fine`, if that exists.
+    """
+    torch.manual_seed(seed)
+    kept = folder / "vae-fine"
+    vae = AutoencoderKL.from_pretrained(kept if kept.exists() else folder / "vae").requires_grad_(False)
+    data, _ = pictures(8000, seed, style="*")
+    held, _ = pictures(64, SEED + 1)
+    coded = torch.cat([latents(vae, as_float(part)).half() for part in data.split(100)])
+    half = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).to(memory_format=torch.channels_last)
+    half.requires_grad_(True)
+    average = copy.deepcopy(half).requires_grad_(False)
+    optimizer = torch.optim.AdamW(
+        half.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=1e-3, fused=True
+    )
+    began, step = time.monotonic(), 0
+    while (progress := (time.monotonic() - began) / (60 * minutes)) < 1:
+        rate = RATE * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-5
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        rows = torch.randint(0, len(data), (BATCH,))
+        mean = coded[rows].float()
+        with torch.autocast("cpu", torch.bfloat16):
+            again = vae.decoder(vae.post_quant_conv(mean + NOISE * torch.randn_like(mean)))
+        loss = _distance(again.float(), as_float(data[rows]))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(half.parameters(), 1.0)
+        optimizer.step()
+        follow(average, half, min(AVERAGE, step / (10 + step)))
+        step += 1
+        if step % 100 == 0:
+            print(f"decoder {step} {time.monotonic() - began:.0f}s loss {loss.item():.4f} psnr {_psnr(vae, held):.1f} dB",
+                  flush=True)  # fmt: skip
+    half.load_state_dict(average.state_dict())
+    print(f"decoder done: {step} steps, psnr {_psnr(vae, held):.2f} dB", flush=True)
+    vae.save_pretrained(kept)
+    return vae
+
+
 def _distance(a: Tensor, b: Tensor) -> Tensor:
     """L1 of pixels and of their differences to their neighbours: the second keeps edges crisp."""
     across = F.l1_loss(a.diff(dim=-1), b.diff(dim=-1)) + F.l1_loss(a.diff(dim=-2), b.diff(dim=-2))
