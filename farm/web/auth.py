@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
-from flask import Flask, Response, g, redirect, request, session, url_for
+from flask import Flask, Response, current_app, g, redirect, request, session, url_for
 from flask_wtf.csrf import ValidationError, generate_csrf, validate_csrf
 from sqlalchemy import select
 from werkzeug.wrappers import Response as BaseResponse
@@ -23,6 +23,8 @@ from farm.web.services import services
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 PREFIX = "key_prefix"
+#: texts of a form; its files may be as large as an upload
+FORM_BYTES = 64 * 1024 * 1024
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -167,32 +169,33 @@ def _refuse() -> BaseResponse:
     )
 
 
+def make_room_for_forms() -> None:
+    """Let somebody who is known send files and long texts by a form; it is read before the view runs, for its token."""
+    if request.mimetype == "multipart/form-data":
+        request.max_content_length = services().max_upload_bytes + FORM_BYTES
+        request.max_form_memory_size = FORM_BYTES
+    elif request.mimetype == "application/x-www-form-urlencoded":
+        request.max_content_length = request.max_form_memory_size = FORM_BYTES
+
+
 def identify() -> BaseResponse | None:
     """Find the user of a request before its view runs; refuse the request when its view needs one."""
-    if request.url_rule is None:  # 404 and 405 need no login
+    if request.url_rule is None or request.endpoint == "static":  # 404 and 405 need no login
         return None
-    view = services_view()
-    is_public = getattr(view, "farm_public", False) or request.endpoint == "static"
-    if request.endpoint == "static":
-        return None
+    is_public = getattr(current_app.view_functions.get(request.endpoint or ""), "farm_public", False)
     if key := _bearer():
         if wait := services().failures.wait_seconds(client_address()):
             return answer(429, "too_many_requests", "too many wrong keys from this address", retry_after=wait)
         g.user = find_by_key(key)
     else:
         g.user = _user_of_session()
-        if request.method not in SAFE_METHODS and (g.user is not None or is_public):
-            refusal = check_csrf()
-            if refusal is not None:
-                return refusal
+    if g.user is not None:
+        make_room_for_forms()
+    if not key and request.method not in SAFE_METHODS and (g.user is not None or is_public):
+        refusal = check_csrf()
+        if refusal is not None:
+            return refusal
     return _refuse() if g.user is None and not is_public else None
-
-
-def services_view() -> Callable[..., Any] | None:
-    """The view function that this request is routed to."""
-    from flask import current_app
-
-    return current_app.view_functions.get(request.endpoint or "")
 
 
 def register(app: Flask, *, secret_key: str, secure_cookie: bool) -> None:

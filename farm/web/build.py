@@ -40,11 +40,11 @@ def build_services(settings: Settings) -> Services:
         failures=Throttle(limit=WRONG_KEYS_PER_MINUTE, window_seconds=60, monotonic=clock.monotonic),
         streams=Slots(total=max(1, settings.web_threads * 3 // 4), each=STREAMS_PER_USER),
     )
-    _ensure_user(services)
+    ensure_user(services)
     return services
 
 
-def _ensure_user(services: Services) -> None:
+def ensure_user(services: Services) -> None:
     """Make the one user of a farm that has none yet, and keep the key where the command line finds it."""
     services.data_dir.mkdir(parents=True, exist_ok=True)
     try:

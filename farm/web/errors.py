@@ -37,11 +37,12 @@ STATUS_OF_CODE: dict[str, int] = {
     "forbidden": 403,
     "csrf": 403,
     "precondition_failed": 412,
-    "too_large": 413,
+    "file_too_large": 413,
     "unsupported_media_type": 415,
     "pickle": 415,
     "too_many_requests": 429,
     "too_many_streams": 429,
+    "disk_full": 507,
 }
 #: codes of errors that Werkzeug raises before a view is reached
 CODE_OF_STATUS: dict[int, str] = {

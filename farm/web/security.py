@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from flask import Flask, Response, g, request
 from ulid import ULID
@@ -102,6 +102,8 @@ def register(app: Flask) -> None:
     def identify() -> Response | None:
         g.request_id = str(ULID())
         g.csp_nonce = secrets.token_urlsafe(16)
+        if "\0" in request.path or "\0" in unquote_to_bytes(request.query_string).decode("latin-1"):
+            return answer(400, "malformed", "the address holds a NUL character")
         if request.path in OPEN_TO_ANY_HOST or host_name(request.host) in services().allowed_hosts:
             return None
         return answer(

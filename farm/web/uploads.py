@@ -96,7 +96,7 @@ def check_size(size: int, most: int) -> None:
         raise BadRequest(
             f"the file has {size} bytes, {most} are allowed",
             "FARM_MAX_UPLOAD_BYTES raises it",
-            code="too_large",
+            code="file_too_large",
         )
 
 

@@ -50,10 +50,10 @@ def test_without_a_valid_key_the_api_says_401(farm: WebFarm, header: str):
 
 
 def test_every_route_but_a_few_needs_a_login(farm: WebFarm):
-    public = {"/login", "/logout", "/healthz", "/readyz", f"{API}/openapi.json", "/static/x"}
+    public = {"/login", "/logout", "/healthz", "/readyz", f"{API}/openapi.json", "/favicon.ico"}
     for rule in farm.app.url_map.iter_rules():
         path = concrete(rule.rule)
-        if path in public or path.startswith("/static/"):
+        if path in public or path.startswith(("/static/", "/assets/")):
             continue
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
             answer = farm.http.open(path, method=method, headers={"Accept": "application/json"})

@@ -16,7 +16,8 @@ from tests.support.web import WebFarm
     [
         (BadRequest("x"), 422),
         (BadRequest("x", code="malformed"), 400),
-        (BadRequest("x", code="too_large"), 413),
+        (BadRequest("x", code="file_too_large"), 413),
+        (BadRequest("x", code="too_large"), 422),
         (NotFound("x"), 404),
         (Conflict("x"), 409),
         (Transient("x"), 503),

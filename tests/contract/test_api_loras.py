@@ -152,7 +152,7 @@ def test_nobody_completes_anothers_upload(farm: WebFarm):
         ({"file_name": "a", "size": "100"}, "/size", "int_type"),
         ({"file_name": "a", "size": 100, "x": 1}, "/x", "extra_forbidden"),
         ({"file_name": "a", "size": 3}, "", "truncated"),
-        ({"file_name": "a", "size": 10**13}, "", "too_large"),
+        ({"file_name": "a", "size": 10**13}, "", "file_too_large"),
         ({"name": "a:b", "file_name": "a", "size": 100}, "", "bad_name"),
         ({"name": "<script>", "file_name": "a", "size": 100}, "", "bad_name"),
         ({"name": "a\u202eb", "file_name": "a", "size": 100}, "", "bad_name"),

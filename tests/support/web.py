@@ -15,12 +15,14 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from farm.db.models import Base
 from farm.embedded.servers import SeaweedServer
 from farm.jobs import models, users
 from farm.lora.layout import Layout
 from farm.models.families import ModelInfo, layout
 from farm.settings import Settings
 from farm.web.app import create_app
+from farm.web.build import ensure_user
 from farm.web.services import Services
 
 API = "/api/v1"
@@ -154,10 +156,8 @@ class WebFarm:
         return cast("dict[str, Any]", answer.get_json())
 
 
-def web_farm(
-    folder: Path, database: Path, redis_url: str, seaweed: SeaweedServer, **overrides: Any
-) -> WebFarm:
-    """A fresh farm in `folder`; `database` is a migrated SQLite file that is copied."""
+def web_app(folder: Path, database: Path, redis_url: str, seaweed: SeaweedServer, **overrides: Any) -> Flask:
+    """The application of a farm in `folder`; `database` is a migrated SQLite file that is copied."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(database, folder / "farm.db")
     settings = Settings(
@@ -170,8 +170,19 @@ def web_farm(
         s3_bucket=seaweed.bucket,
         **overrides,
     )
-    app = create_app(settings)
+    return create_app(settings)
+
+
+def fresh_farm(app: Flask) -> WebFarm:
+    """`app` with nothing in its database but two users and one model: making an application takes longer than most tests."""
     services: Services = app.extensions["farm"]
+    services.stopping.clear()
+    services.failures._hits.clear()
+    services.streams._open.clear()
+    with services.sessions.begin() as session:
+        for table in reversed(Base.metadata.sorted_tables):
+            session.execute(table.delete())
+    ensure_user(services)
     with services.sessions.begin() as session:
         owner_id, _ = users.ensure_single_user(session, NOW)
         stranger_id = users.create_user(session, "stranger", "artist", NOW)
@@ -187,9 +198,43 @@ def web_farm(
         )
     return WebFarm(
         app=app,
-        key=(folder / "api-key").read_text().strip(),
+        key=(services.data_dir / "api-key").read_text().strip(),
         stranger_key=stranger_key,
         owner_id=owner_id,
         stranger_id=stranger_id,
-        folder=folder,
+        folder=services.data_dir,
     )
+
+
+def render(farm: WebFarm, job_id: str, content: bytes = b"\x89PNG picture", *, key: str | None = None) -> str:
+    """Do what scheduler and worker do to a queued job, without rendering; returns the id of its picture."""
+    import hashlib
+
+    from sqlalchemy import select
+
+    from farm.db.models import Image, Job, Lease
+    from farm.store import keys
+    from tests.support import jobs
+
+    sessions = farm.services.sessions
+    with sessions.begin() as session:
+        if session.get(Lease, "scheduler") is None:
+            session.add(Lease(name="scheduler", holder="test", epoch=jobs.EPOCH, seq=0))
+    worker_id = jobs.add_worker(sessions, "gpu 1: cuda:0")
+    attempt = jobs.start(sessions, job_id, worker_id)
+    owner_id = jobs.job_row(sessions, job_id).owner_id
+    object_key = keys.result(owner_id, job_id, attempt, 0)
+    farm.services.store.put_bytes(object_key, content, "image/png")
+    image = jobs.attempts.NewImage(
+        index=0, seed=7, width=64, height=64, object_key=object_key, sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content),
+        info={
+            "prompt": "a fox", "negative_prompt": "", "seed": 7, "steps": 4, "sampler": "euler", "guidance_scale": 5.0,
+            "width": 64, "height": 64, "model": {"name": "demo", "family": "demo", "sha256": "a" * 64}, "networks": [],
+        },
+    )  # fmt: skip
+    with sessions.begin() as session:
+        assert jobs.attempts.succeed(session, job_id, attempt, [image], {"sampling": 1.0}, NOW)
+    with sessions() as session:
+        assert session.get(Job, job_id) is not None
+        return str(session.scalars(select(Image.id).where(Image.job_id == job_id)).one())

@@ -14,19 +14,18 @@ from farm.jobs import adapters
 from farm.store import keys
 from farm.web import pictures, uploads
 from farm.web.api import views as shown
+from farm.web.api.catalog_schema import AdapterPage, AdapterView, UploadBegun
 from farm.web.api.common import (
     PREFIX,
     PageQuery,
     Strict,
     blueprint,
     check_if_match,
-    check_json,
     conditional,
-    json_body,
+    declared_json,
     page,
     with_etag,
 )
-from farm.web.api.schema import AdapterPage, AdapterView, UploadBegun
 from farm.web.auth import current_user
 from farm.web.services import services
 
@@ -62,6 +61,7 @@ UPLOAD_BODY = {
         },
     },
 }
+HEADER = {"content": {"application/json": {"schema": {"type": "object"}}}}
 PICTURE = {"content": {"image/webp": {"schema": {"type": "string"}}}}
 
 
@@ -132,8 +132,7 @@ def upload_lora() -> tuple[Response, int]:
     user = current_user()
     if request.mimetype == "multipart/form-data":
         return _receive(user.id)
-    check_json()
-    asked = UploadIn.model_validate(json_body())
+    asked = UploadIn.model_validate(declared_json())
     with services().sessions() as session:
         begun = uploads.begin(
             services(), session, user.id, name=asked.name, file_name=asked.file_name, size=asked.size
@@ -173,7 +172,7 @@ def show_lora(path: LoraPath) -> Response:
         return with_etag(shown.adapter(find_view(session, path.lora_id)))
 
 
-@api.get("/loras/<name:lora_id>/metadata")
+@api.get("/loras/<name:lora_id>/metadata", responses={"200": HEADER})
 def show_lora_metadata(path: LoraPath) -> Response:
     """What stands in the file's header."""
     with services().sessions() as session:

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
-from flask import Response, jsonify, request
+from flask import Response, current_app, jsonify, request
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from farm.errors import BadRequest, FarmError, Problem
 from farm.jobs import control, views
 from farm.jobs.matrix import expand_matrix
+from farm.jobs.spec import storable
 from farm.jobs.submit import BatchResult, submit_batch
 from farm.web import notify, rows
 from farm.web.api import views as shown
 from farm.web.api.common import PREFIX, PageQuery, Strict, blueprint, page, with_etag
 from farm.web.api.jobs import states_of
-from farm.web.api.schema import BatchChecked, BatchPage, BatchView, Cancelled, JobPage, Retried
+from farm.web.api.schema import BatchAccepted, BatchChecked, BatchPage, BatchView, Cancelled, JobPage, Retried
 from farm.web.auth import current_user
 from farm.web.idempotent import once
 from farm.web.services import services
 
 api = blueprint("batches", "Many jobs in one request.")
 
-MAX_BATCH_BYTES = 512 * 1024 * 1024
+#: rows are read one at a time; a JSON document is not
+MAX_ROWS_BYTES = 1024 * 1024 * 1024
+MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
+LINES = frozenset({"application/x-ndjson", "application/jsonl", "application/x-jsonlines"})
+CSV = "text/csv"
+DOCUMENT = "application/json"
 IN_MEMORY_BYTES = 1024 * 1024
 CHUNK_BYTES = 256 * 1024
 
@@ -75,7 +80,13 @@ class _Document(Strict):
 
 def _spool() -> tuple[IO[bytes], bytes]:
     """The body in a temporary file, and its hash: no lock of the database is held while a client sends slowly."""
-    request.max_content_length = MAX_BATCH_BYTES
+    if request.mimetype not in LINES | {CSV, DOCUMENT}:
+        raise FarmError(
+            f"a batch cannot be sent as {request.mimetype or 'an undeclared type'}",
+            "use application/x-ndjson, text/csv or application/json",
+            code="unsupported_media_type",
+        )
+    request.max_content_length = MAX_DOCUMENT_BYTES if request.mimetype == DOCUMENT else MAX_ROWS_BYTES
     digest = hashlib.sha256()
     file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115 - closed by the caller
     try:
@@ -93,23 +104,19 @@ def _rows_of(
     media_type: str, file: IO[bytes], most: int
 ) -> tuple[rows.Rows | None, Iterable[Mapping[str, Any]], str]:
     """(rows that may be unreadable, all rows, name in the document)."""
-    if media_type in {"application/x-ndjson", "application/jsonl", "application/x-jsonlines"}:
+    if media_type in LINES:
         read = rows.ndjson(file)
         return read, read, ""
-    if media_type == "text/csv":
+    if media_type == CSV:
         read = rows.csv_rows(file)
         return read, read, ""
-    if media_type != "application/json":
-        raise FarmError(
-            f"a batch cannot be sent as {media_type or 'an undeclared type'}",
-            "use application/x-ndjson, text/csv or application/json",
-            code="unsupported_media_type",
-        )
     try:
-        parsed = json.load(file)
+        parsed = current_app.json.loads(file.read())
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is no JSON: {error}", "send a JSON object", code="malformed") from None
     document = _Document.model_validate(parsed)
+    if not storable(document.name):
+        raise BadRequest("the name holds a character that is no text", "remove it", code="bad_character")
     if (document.rows is None) == (document.axes is None and document.base is None):
         raise BadRequest(
             "the batch has rows and axes, or neither",
@@ -121,7 +128,7 @@ def _rows_of(
     return None, expand_matrix(document.base or {}, document.axes or {}, most=most), document.name
 
 
-@api.post("/batches", request_body=BATCH_BODY, responses={"202": BatchView, "200": BatchChecked})
+@api.post("/batches", request_body=BATCH_BODY, responses={"202": BatchAccepted, "200": BatchChecked})
 def submit_rows(query: BatchQuery) -> Response:
     """Queue many jobs: all of them, or none and every wrong row with its place. Send an Idempotency-Key."""
     user = current_user()

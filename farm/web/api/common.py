@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NoReturn, cast
 from urllib.parse import urlencode
 
-from flask import Response, jsonify, request
+from flask import Response, current_app, jsonify, request
 from flask.json.provider import DefaultJSONProvider
 from flask_openapi.blueprint import APIBlueprint
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,11 +45,26 @@ class Json(DefaultJSONProvider):
     ensure_ascii = False
     compact = True
 
+    def loads(self, s: str | bytes, **kwargs: Any) -> Any:
+        """JSON as the standard has it: no NaN, no number that overflows."""
+        return json.loads(s, parse_constant=_no_constant, parse_float=_finite, **kwargs)
+
     @staticmethod
     def default(o: Any) -> Any:
         if isinstance(o, datetime):
             return o.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return DefaultJSONProvider.default(o)
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text} is too large")
+    return number
 
 
 def _problem_response(description: str) -> dict[str, Any]:
@@ -83,13 +99,32 @@ def json_body() -> Any:
         BadRequest: it is no JSON.
     """
     try:
-        return json.loads(request.get_data(cache=True))
+        return current_app.json.loads(request.get_data(cache=True))
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is no JSON: {error}", "send a JSON object", code="malformed") from None
 
 
-def check_json() -> None:
-    """Refuse a body that is not the JSON which the operation is documented to take.
+def storable_body() -> Any:
+    """As `json_body`, where every text can be written into a database.
+
+    Raises:
+        BadRequest: it is no JSON, or holds NUL or half a surrogate pair.
+    """
+    body = json_body()
+    try:
+        text = json.dumps(body, ensure_ascii=False)
+        text.encode()
+    except (UnicodeEncodeError, RecursionError):
+        raise BadRequest(
+            "the body holds half of a surrogate pair", "remove it", code="bad_character"
+        ) from None
+    if "\\u0000" in text:
+        raise BadRequest("the body holds a NUL character", "remove it", code="bad_character")
+    return body
+
+
+def declared_json(*, storable: bool = True) -> Any:
+    """The JSON body of an operation that is documented to take one.
 
     Raises:
         FarmError: another media type; broken JSON.
@@ -100,7 +135,7 @@ def check_json() -> None:
             "send it with Content-Type: application/json",
             code="unsupported_media_type",
         )
-    json_body()
+    return storable_body() if storable else json_body()
 
 
 def page(items: Sequence[Any], next_cursor: str | None) -> Response:

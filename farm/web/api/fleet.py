@@ -12,8 +12,8 @@ from farm.errors import NotFound
 from farm.jobs import models, views, workers
 from farm.models.samplers import SAMPLERS, sampler_label
 from farm.web import notify
+from farm.web.api.catalog_schema import ModelList, ModelView, SamplerList, StatsView, WorkerList, WorkerView
 from farm.web.api.common import blueprint, with_etag
-from farm.web.api.schema import ModelList, ModelView, SamplerList, WorkerList, WorkerView
 from farm.web.auth import current_user, require_operator
 from farm.web.services import services
 
@@ -108,7 +108,7 @@ def list_samplers() -> Response:
     return jsonify({"items": [{"key": key, "label": sampler_label(key)} for key in SAMPLERS]})
 
 
-@api.get("/stats")
+@api.get("/stats", responses={"200": StatsView})
 def show_stats() -> Response:
     """Counts of your jobs by state, of the whole queue and of the workers."""
     with services().sessions() as session:

@@ -14,8 +14,8 @@ from farm.errors import BadRequest
 from farm.jobs import metadata, views
 from farm.web import pictures
 from farm.web.api import views as shown
+from farm.web.api.catalog_schema import ImageMetadata, ImagePage, ImageView, InspectedImage
 from farm.web.api.common import PageQuery, Strict, blueprint, check_if_match, conditional, page, with_etag
-from farm.web.api.schema import ImagePage, ImageView
 from farm.web.auth import current_user
 from farm.web.security import host_name
 from farm.web.services import services
@@ -127,7 +127,7 @@ def _is_loopback(name: str) -> bool:
         return False
 
 
-@api.get("/images/<id:image_id>/metadata")
+@api.get("/images/<id:image_id>/metadata", responses={"200": ImageMetadata})
 def show_image_metadata(path: ImagePath) -> Response:
     """What stands in the file: our JSON, and the text that other programs read."""
     info = _view(path.image_id)["info"]
@@ -155,7 +155,7 @@ def delete_image(path: ImagePath) -> tuple[str, int]:
     return "", 204
 
 
-@api.post("/images:inspect", request_body={"required": True, **PNG})
+@api.post("/images:inspect", request_body={"required": True, **PNG}, responses={"200": InspectedImage})
 def inspect_image() -> Response:
     """The job that a PNG was made from: ours, or one with the `parameters` text of AUTOMATIC1111 and SD.Next."""
     request.max_content_length = pictures.MAX_PICTURE_BYTES

@@ -22,13 +22,12 @@ from farm.web.api.common import (
     Strict,
     blueprint,
     check_if_match,
-    check_json,
     conditional,
-    json_body,
+    declared_json,
     page,
     with_etag,
 )
-from farm.web.api.schema import JobEventList, JobPage, JobView, Validation
+from farm.web.api.schema import JobDetail, JobEventList, JobPage, Validation
 from farm.web.auth import current_user
 from farm.web.idempotent import once
 from farm.web.services import services
@@ -78,14 +77,13 @@ def spec_of_body() -> dict[str, Any]:
     Raises:
         FarmError: another media type, broken JSON, no object.
     """
-    check_json()
-    body = json_body()
+    body = declared_json(storable=False)  # a job's texts are checked with their place
     if not isinstance(body, dict):
         raise BadRequest("the body is no JSON object", 'send {"prompt": "…"}', code="malformed")
     return body
 
 
-@api.post("/jobs", request_body=JOB_BODY, responses={"202": JobView, "200": Validation})
+@api.post("/jobs", request_body=JOB_BODY, responses={"202": JobDetail, "200": Validation})
 def submit_job(query: SubmitQuery) -> Response:
     """Queue a job; or, with `dry_run`, check it and estimate. Send an Idempotency-Key so that a retry makes no second one."""
     user = current_user()
@@ -135,14 +133,14 @@ def list_jobs(query: JobsQuery) -> Response:
     return page([shown.job(item) for item in found.items], found.next_cursor)
 
 
-@api.get("/jobs/<id:job_id>", responses={"200": JobView})
+@api.get("/jobs/<id:job_id>", responses={"200": JobDetail})
 def show_job(path: JobPath) -> Response:
     """One job with everything; its ETag changes when it does."""
     with services().sessions() as session:
         return with_etag(shown.job(views.job_view(session, current_user().id, path.job_id)))
 
 
-@api.patch("/jobs/<id:job_id>", responses={"200": JobView})
+@api.patch("/jobs/<id:job_id>", responses={"200": JobDetail})
 def change_job(path: JobPath, body: JobPatch) -> Response:
     """Move a waiting job to another priority. With If-Match: only if it is as you last saw it."""
     user = current_user()
@@ -155,7 +153,7 @@ def change_job(path: JobPath, body: JobPatch) -> Response:
     return with_etag(view)
 
 
-@api.post("/jobs/<id:job_id>:cancel", responses={"200": JobView})
+@api.post("/jobs/<id:job_id>:cancel", responses={"200": JobDetail})
 def cancel_job(path: JobPath) -> Response:
     """Cancel a job; one that runs ends within a step."""
     return _moved(
@@ -163,7 +161,7 @@ def cancel_job(path: JobPath) -> Response:
     )
 
 
-@api.post("/jobs/<id:job_id>:retry", responses={"200": JobView})
+@api.post("/jobs/<id:job_id>:retry", responses={"200": JobDetail})
 def retry_job(path: JobPath) -> Response:
     """Queue a failed or cancelled job again."""
     return _moved(

@@ -8,8 +8,8 @@ from flask import Response, jsonify
 from pydantic import BaseModel, Field
 
 from farm.web import presets
+from farm.web.api.catalog_schema import PresetList, PresetView
 from farm.web.api.common import Strict, blueprint
-from farm.web.api.schema import PresetList, PresetView
 from farm.web.auth import current_user
 from farm.web.services import services
 

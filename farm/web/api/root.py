@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from flask import Response, jsonify, request
 from flask_openapi.openapi import OpenAPI
 
 from farm.web.api import adapters, batches, events, fleet, images, jobs, presets
-from farm.web.api.common import PREFIX, Json, check_json
+from farm.web.api.common import PREFIX, Json, declared_json
 from farm.web.auth import public
 
 RESOURCES = (jobs, batches, adapters, images, fleet, presets, events)
@@ -27,7 +28,13 @@ def _add_document(app: OpenAPI) -> None:
     @app.route(f"{PREFIX}/openapi.json", methods=["GET"], endpoint="api_document")
     @public
     def document() -> Response:
-        return jsonify(app.api_doc)
+        return jsonify(_of_the_api(app.api_doc))
+
+
+def _of_the_api(document: dict[str, Any]) -> dict[str, Any]:
+    """`document` without pages, which register with the same application."""
+    paths = {path: item for path, item in document["paths"].items() if path.startswith(PREFIX)}
+    return {**document, "paths": paths}
 
 
 def _check_declared_json(app: OpenAPI) -> None:
@@ -41,4 +48,4 @@ def _check_declared_json(app: OpenAPI) -> None:
     @app.before_request
     def check() -> None:
         if request.endpoint in takes_json:
-            check_json()
+            declared_json()

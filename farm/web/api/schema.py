@@ -53,6 +53,12 @@ class NetworkView(BaseModel):
 
     name: str
     sha256: str
+    size: int
+    file_name: str
+    type: str
+    base_model: str
+    adapter_id: str
+    default_strength: float
 
 
 class JobImage(BaseModel):
@@ -73,7 +79,7 @@ class JobView(BaseModel):
     step: int
     steps: int
     position: int | None = Field(
-        description="How many of your jobs and others' stand before it; null once it has started."
+        description="Jobs of everybody that stand before it; null once it has started."
     )
     estimated_start: datetime | None
     waiting_because: str | None
@@ -84,6 +90,9 @@ class JobView(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    cancel_requested: bool
+    crash_count: int
+    retry_count: int
     error: JobError | None
     images: list[JobImage]
     networks: list[NetworkView]
@@ -100,6 +109,38 @@ class JobView(BaseModel):
     count: int
     priority: Priority
     tags: list[str]
+    webhook: str | None
+    linear_curves: bool
+
+
+class AttemptView(BaseModel):
+    """One try of a job on one worker."""
+
+    attempt: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    detail: str | None
+    timings: dict[str, Any]
+
+
+class JobEventView(BaseModel):
+    """One transition of a job."""
+
+    at: datetime
+    transition: str
+    state: State
+    attempt: int
+    detail: str | None
+
+
+class JobDetail(JobView):
+    """A job with its history."""
+
+    clean_prompt: str = Field(description="The prompt without tags, with trigger words: what is encoded.")
+    attempts: list[AttemptView]
+    events: list[JobEventView]
 
 
 class JobPage(Page):
@@ -130,16 +171,6 @@ class Validation(BaseModel):
     estimate: EstimateView | None = None
 
 
-class JobEventView(BaseModel):
-    """One transition of a job."""
-
-    at: datetime
-    transition: str
-    state: State
-    attempt: int
-    detail: str | None
-
-
 class JobEventList(BaseModel):
     items: list[JobEventView]
 
@@ -150,8 +181,11 @@ class BatchView(BaseModel):
     id: str
     name: str
     total: int
+    owner: str
     states: dict[str, int] = Field(description="Jobs by state.")
+    done: int = Field(description="Jobs that have ended, in whatever way.")
     created_at: datetime
+    cancel_requested_at: datetime | None
 
 
 class BatchPage(Page):
@@ -163,6 +197,21 @@ class BatchChecked(BaseModel):
 
     total: int
     dry_run: Literal[True]
+    images: int
+    steps: int
+    groups: int
+    warnings: list[str]
+
+
+class BatchAccepted(BatchView):
+    """A batch that was accepted, with what it will cost."""
+
+    images: int
+    steps: int
+    groups: int = Field(
+        description="Distinct pairs of model and adapters; each is loaded and patched once at best."
+    )
+    warnings: list[str]
 
 
 class Cancelled(BaseModel):
@@ -173,100 +222,3 @@ class Cancelled(BaseModel):
 class Retried(BaseModel):
     id: str
     retried: int
-
-
-class AdapterView(BaseModel):
-    """An adapter, with the facts of its current file."""
-
-    id: str
-    name: str
-    sha256: str
-    size: int
-    file_name: str
-    type: str
-    base_model: str
-    trigger_words: list[str]
-    default_strength: float
-    notes: str
-    uses: int
-    created_at: datetime
-
-
-class AdapterPage(Page):
-    items: list[AdapterView]
-
-
-class UploadTarget(BaseModel):
-    method: Literal["PUT"]
-    url: str
-    headers: dict[str, str]
-
-
-class UploadBegun(BaseModel):
-    """Where to put the file; then POST /loras/{id}:complete."""
-
-    id: str
-    upload: UploadTarget
-
-
-class ModelView(BaseModel):
-    id: str
-    name: str
-    family: str
-    sha256: str
-    bytes: int
-    defaults: dict[str, Any]
-
-
-class ModelList(BaseModel):
-    items: list[ModelView]
-
-
-class SamplerView(BaseModel):
-    key: str
-    label: str
-
-
-class SamplerList(BaseModel):
-    items: list[SamplerView]
-
-
-class PresetView(BaseModel):
-    id: str
-    name: str
-    spec: dict[str, Any]
-    created_at: datetime
-
-
-class PresetList(BaseModel):
-    items: list[PresetView]
-
-
-class ImageView(BaseModel):
-    """A finished picture."""
-
-    id: str
-    job: str
-    index: int
-    seed: int
-    width: int
-    height: int
-    sha256: str
-    starred: bool
-    created_at: datetime
-    url: str
-
-
-class ImagePage(Page):
-    items: list[ImageView]
-
-
-class WorkerView(BaseModel):
-    id: str
-    name: str
-    state: Literal["up", "draining", "gone"]
-    device: str
-
-
-class WorkerList(BaseModel):
-    items: list[WorkerView]
