@@ -59,6 +59,7 @@ class Preparer:
         clock: Clock,
         *,
         force_reload: bool,
+        debug: bool = False,
     ):
         self._effects = effects
         self._disk = disk
@@ -66,6 +67,7 @@ class Preparer:
         self._patience = patience
         self._clock = clock
         self._force_reload = force_reload
+        self._debug = debug
         self._layouts: dict[str, Layout] = {}
 
     def prepare(self, job: JobForWorker, held: HeldJob, *, model_hot: bool) -> Prepared:
@@ -87,6 +89,8 @@ class Preparer:
                     for network in job.networks
                 }
             planned = self._plan(job, layout)
+            if self._debug:
+                log_layers(planned.plan, adapters, layout)
             warnings = [*planned.notes, *(text for adapter in adapters.values() for text in adapter.warnings)]
             spec = job.spec
             return Prepared(
@@ -184,3 +188,17 @@ class Preparer:
             job.spec.steps or 0,
             linear=bool(job.spec.linear_curves),
         )
+
+
+def log_layers(plan: StrengthPlan, adapters: Mapping[str, Adapter], layout: Layout) -> None:
+    """One line for each layer of each adapter: what it is, and the strengths that it goes through."""
+    for schedule in plan.adapters:
+        for name, delta in adapters[schedule.sha256].deltas.items():
+            curve = schedule.strengths.get(layout.layers[name].region, (0.0,))
+            log.info(
+                "adapter_layer",
+                adapter=schedule.sha256[:12],
+                layer=name,
+                kind=type(delta).__name__,
+                strengths=list(dict.fromkeys(curve)),
+            )

@@ -200,7 +200,13 @@ class Worker:
         self._progress = Progress(self.name, effects.tell, effects.show_preview, to_webp)
         patience = Patience(hands=hands, clock=clock)
         preparer = Preparer(
-            effects, self._disk, self._adapters, patience, clock, force_reload=settings.lora_force_reload
+            effects,
+            self._disk,
+            self._adapters,
+            patience,
+            clock,
+            force_reload=settings.lora_force_reload,
+            debug=settings.lora_debug,
         )
         self._sampler = Sampler(
             effects, self.device, self._models, self._adapters, hands, self._progress, self._rates, clock,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -112,8 +112,7 @@ def test_limits_hold_whenever_nothing_is_used(count: int, size: int, uses: list[
     cache: AdapterCache[Thing] = AdapterCache(count, size)
     with ExitStack() as held:
         for name, hold in uses:
-            sized: Callable[[], Thing] = lambda name=name: Thing(name, 10 * (ord(name) - 96))  # type: ignore[misc]
-            use = cache.use(name, "m", sized)
+            use = cache.use(name, "m", partial(Thing, name, 10 * (ord(name) - 96)))
             if hold:
                 held.enter_context(use)
             else:
