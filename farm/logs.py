@@ -29,6 +29,7 @@ _QUIET = (
 def configure_logging(level: str, json: bool = False) -> None:
     """Send events of at least `level` to standard error, as lines for people or as JSON; libraries from WARNING on."""
     threshold = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
+    # tracebacks show no local variables anywhere: prompts and keys are among them
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -36,10 +37,18 @@ def configure_logging(level: str, json: bool = False) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     if json:
-        renderers: list[Any] = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        renderers: list[Any] = [
+            structlog.processors.ExceptionRenderer(tracebacks),
+            structlog.processors.JSONRenderer(),
+        ]
     else:
         # repr keeps control characters of what people typed from reaching a terminal
-        renderers = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        renderers = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     structlog.configure(
         processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),

@@ -47,3 +47,20 @@ def test_libraries_are_heard_from_warning_on(capsys: pytest.CaptureFixture[str])
     logging.getLogger("farm.other").info("told")
     events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
     assert events == ["connection lost", "told"]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_tracebacks_show_no_local_variables(capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    configure_logging("INFO", json=as_json)
+
+    def fail(prompt: str) -> None:
+        raise ValueError("no")
+
+    try:
+        fail("a-very-" + "private-prompt")
+    except ValueError:
+        structlog.get_logger("test").exception("job_failed")
+        logging.getLogger("farm.other").exception("failed too")
+    told = capsys.readouterr().err
+    assert "ValueError" in told
+    assert "a-very-private-prompt" not in told
