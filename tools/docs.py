@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 
 from farm.cli.main import app
@@ -41,8 +40,8 @@ def command_line_page() -> str:
     return "".join(lines)
 
 
-def _describe(command: click.Command, path: str, lines: list[str]) -> None:
-    context = click.Context(command, info_name=path)
+def _describe(command: Any, path: str, lines: list[str]) -> None:
+    context = command.context_class(command, info_name=path)
     children = getattr(command, "commands", None)
     if children:
         for name in sorted(children):

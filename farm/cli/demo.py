@@ -36,7 +36,8 @@ def demo(
     ] = None,
 ) -> int:
     """Start the farm, make pictures with LoRA tags, print the dashboard's address."""
-    farm = make_farm(workers=workers, postgres=postgres, info=None, data=data, port=port)
+    # the built-in model is so small that threads would only wait for each other
+    farm = make_farm(workers=workers, postgres=postgres, info=None, data=data, port=port, torch_threads=1)
     # until the pictures are there, a signal ends the command where it stands; then `watch` looks at the event
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     farm.start()

@@ -37,10 +37,13 @@ def explain_prompt(
 
 
 def _explain_here(prompt: str, model: str, steps: int, files: Sequence[Path]) -> Mapping[str, Any]:
+    known = {file.stem.casefold(): _adapter(file.stem, file) for file in files}
     if Path(model).exists():
         folder = Path(model)
     elif model == catalog.MODEL_NAME:
         folder = catalog.MODEL_DIR
+        for adapter in catalog.ADAPTERS:
+            known.setdefault(adapter.name.casefold(), _adapter(adapter.name, adapter.path))
     else:
         raise BadRequest(
             f"model {model!r} is no folder and no farm runs",
@@ -48,8 +51,6 @@ def _explain_here(prompt: str, model: str, steps: int, files: Sequence[Path]) ->
             code="unknown_model",
         )
     described = describe(folder)
-    known = {adapter.name.casefold(): _adapter(adapter.name, adapter.path) for adapter in catalog.ADAPTERS}
-    known |= {file.stem.casefold(): _adapter(file.stem, file) for file in files}
     return explain(prompt, layout(described.family, described.configs), steps, adapters=known, model=model)
 
 

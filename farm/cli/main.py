@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from farm.cli import batch, db, demo, doctor, jobs, lora, loras, models, serve, up, workers
 from farm.cli.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, report
 from farm.errors import FarmError
+
+#: typer 0.29 carries its own click; by way of its public names the classes are right for older ones too
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="farm",
@@ -47,11 +49,13 @@ def run(arguments: list[str]) -> int:
         result = app(args=arguments, prog_name="farm", standalone_mode=False)
     except FarmError as error:
         return report(error, as_json="--json" in arguments)
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "farm"
-        print(f"farm: {error.format_message()} (see {command} --help)", file=sys.stderr)  # noqa: T201
+    except UsageError as error:
+        context = getattr(error, "ctx", None)
+        message = " ".join(str(getattr(error, "format_message", error.__str__)()).split())
+        command = context.command_path if context else "farm"
+        print(f"farm: {message} (see {command} --help)", file=sys.stderr)  # noqa: T201 - the answer
         return EXIT_BAD_INPUT
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return 0

@@ -43,10 +43,16 @@ def up(
 
 
 def make_farm(
-    *, workers: int, postgres: bool, info: Path | None, data: Path | None, port: int | None
+    *,
+    workers: int,
+    postgres: bool,
+    info: Path | None,
+    data: Path | None,
+    port: int | None,
+    torch_threads: int | None = None,
 ) -> EmbeddedFarm:
     """The farm that the options and the environment describe; nothing is started."""
-    given: dict[str, object] = {"data_dir": data, "port": port}
+    given: dict[str, object] = {"data_dir": data, "port": port, "torch_threads": torch_threads}
     settings: Settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     files = (settings.data_dir.absolute() / "farm.json", *((info.absolute(),) if info else ()))
     return EmbeddedFarm(
