@@ -57,12 +57,14 @@ def body(job_id: str) -> str:
 def _context(job_id: str) -> dict[str, Any]:
     with services().sessions() as session:
         job = with_preview(views.job_view(session, current_user().id, job_id))
+        names = {worker["id"]: worker["name"] for worker in views.worker_views(session)}
         recorded = (job.get("timings") or {}).get("strengths")
         strip = strips.of_explain(recorded) if recorded else strip_of(session, job)
     return {
         "job": job,
         "strip": strip,
         "recorded": bool(recorded),
+        "workers_by_id": names,
         "lanes": time_lanes(job),
         "chart": strips.chart(strip) if strip and strip.varies else None,
     }
