@@ -481,7 +481,7 @@ def test_sigterm_hands_back_and_ends(rig: Rig) -> None:
     environment = environment_of(rig.settings.model_copy(update={"drain_seconds": 3.0}))
     child = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, **environment})
     rig.wait_until(lambda: up(rig))
-    job_id = rig.add_job(steps=20_000)
+    job_id = rig.add_job(steps=3_000)
     rig.assign(job_id, up(rig)[0])
     rig.wait_until(lambda: rig.job(job_id).step > 0)
 

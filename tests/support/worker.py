@@ -24,7 +24,7 @@ from farm.store.s3 import Store
 from tests.support import jobs as rows
 from tests.support.tiny import tiny_lora
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 
 @dataclass
