@@ -57,9 +57,9 @@ def follow(
                 for item in EventSource(response).iter_sse():
                     broken = 0
                     after = item.id or after
-                    if item.event in {"hello", "end"}:
-                        if item.event == "end":
-                            return
+                    if item.event == "end":
+                        return
+                    if item.event == "hello" or not item.data:  # only an id, or only the pause between tries
                         continue
                     yield FarmEvent(type=item.event, data=item.json(), id=item.id)
         except (httpx.TransportError, SSEError) as error:

@@ -32,7 +32,9 @@ def wait_for_job(
     Raises:
         Transient: `timeout_seconds` have passed; the job goes on.
     """
-    return _wait(client, f"/jobs/{job_id}", lambda job: bool(job["state"] in ENDED), on_change, timeout_seconds)
+    return _wait(
+        client, f"/jobs/{job_id}", lambda job: bool(job["state"] in ENDED), on_change, timeout_seconds
+    )
 
 
 def wait_for_batch(

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
+import sys
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.base import Worker
 
 from farm.settings import Settings
-from farm.web.app import create_app
+
+if TYPE_CHECKING:
+    from flask import Flask
 
 STOP_SECONDS = 10
-BODY_SECONDS = 60
+#: a worker process that has not moved for so long is replaced
+SILENCE_SECONDS = 60
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
@@ -30,7 +35,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "workers": 1,
             "worker_class": "gthread",
             "threads": self._settings.web_threads,
-            "timeout": BODY_SECONDS,
+            "timeout": SILENCE_SECONDS,
             "graceful_timeout": STOP_SECONDS,
             "keepalive": 5,
             "accesslog": None,
@@ -39,12 +44,16 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "preload_app": False,
             "control_socket_disable": True,
             "post_worker_init": _end_streams_on_stop,
+            "worker_exit": _leave_at_once,
         }
         for name, value in options.items():
             if name in self.cfg.settings:
                 self.cfg.set(name, value)
 
     def load(self) -> Flask:
+        # here and not above: the arbiter process stays small, and quick to end
+        from farm.web.app import create_app
+
         return create_app(self._settings)
 
 
@@ -64,6 +73,20 @@ def _end_streams_on_stop(worker: Worker) -> None:
                 before(received, frame)
 
         signal.signal(number, stop)
+
+
+def _leave_at_once(arbiter: Any, worker: Worker) -> None:
+    """End the process once its requests are done: Python would spend seconds on taking every module apart first."""
+    stopped_in_order = worker.booted and not worker.alive
+    if (
+        os.getpid() != worker.pid or not stopped_in_order
+    ):  # the arbiter calls this too, and so do failed starts
+        return
+    worker.wsgi.extensions["farm"].engine.dispose()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def run(settings: Settings) -> None:

@@ -21,7 +21,9 @@ def test_a_broken_stream_goes_on_after_the_last_id():
     def answer(request: httpx.Request) -> httpx.Response:
         asked.append(request.headers.get("Last-Event-ID"))
         if len(asked) == 1:
-            return _stream('id: 5-0\nevent: hello\ndata: {}\n\nid: 6-0\nevent: job\ndata: {"id": "a"}\n\n')
+            return _stream(
+                'retry: 2000\n\nid: 5-0\nevent: hello\ndata: {}\n\nid: 6-0\nevent: job\ndata: {"id": "a"}\n\n'
+            )
         if len(asked) == 2:
             raise httpx.ReadError("reset")
         return _stream('id: 7-0\nevent: job\ndata: {"id": "b"}\n\nevent: end\ndata: {}\n\n')
