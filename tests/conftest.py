@@ -2,4 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 pytest_plugins = ["tests.support.services"]
+
+#: Suites whose tests share one farm or one set of servers stay together in one of the parallel processes.
+TOGETHER = {"e2e": "e2e", "chaos": "chaos"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        parts = Path(item.path).relative_to(config.rootpath).parts
+        group = TOGETHER.get(parts[1]) if len(parts) > 2 else None
+        if group is None and item.path.name.startswith("test_api_"):
+            group = "api"
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))

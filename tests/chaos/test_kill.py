@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.farm import RunningFarm, running_farm
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("farm")]
+pytestmark = pytest.mark.timeout(300)
 
 #: Many steps, so that a kill hits the middle.
 LONG = {"prompt": "a red circle on a blue background <lora:ink:0.2@1,0.9@20>", "steps": 300, "seed": 7}

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.support.farm import RunningFarm
 from tests.support.tiny import tiny_lora, tiny_sd15
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("farm")]
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_submit_waits_and_writes_the_pictures(farm: RunningFarm, tmp_path: Path) -> None:
