@@ -12,6 +12,7 @@ pytest_plugins = ["tests.support.services"]
 TOGETHER = {"e2e": "e2e", "chaos": "chaos"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before the parallel runner reads the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         parts = Path(item.path).relative_to(config.rootpath).parts
