@@ -49,6 +49,13 @@ class Source:
         return self.read.problems(found) if self.read is not None else found
 
 
+@blueprint.url_value_preprocessor
+def allow_rows(endpoint: str | None, values: dict[str, Any] | None) -> None:
+    """Let a form bring many rows; before anything else reads the form."""
+    if endpoint == "batches.submit":
+        request.max_content_length = request.max_form_memory_size = MAX_BODY_BYTES
+
+
 @blueprint.get("/batches")
 def page() -> str:
     return render_template("pages/batches.html", **_batches())
@@ -89,7 +96,6 @@ def _form(form: Mapping[str, str], **context: Any) -> str:
 @blueprint.post("/batches/new")
 def submit() -> str | Response | tuple[str, int]:
     """Check the rows, or queue all of them; a mistake in any row refuses all and says where it is."""
-    request.max_content_length = request.max_form_memory_size = MAX_BODY_BYTES
     form = {name: request.form.get(name, "") for name in ("kind", "name", "rows", "matrix")}
     file = request.files.get("file")
     if form["kind"] == "rows" and file is not None and file.filename:

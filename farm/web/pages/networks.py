@@ -22,9 +22,17 @@ from farm.web.services import services
 
 blueprint = Blueprint("networks", __name__)
 
+UPLOADS = {"networks.upload", "networks.preview"}
 SORTS = {"name": "by name", "newest": "newest first", "uses": "most used", "size": "largest first"}
 #: numbers in metadata that are nothing to read
 MAX_METADATA = 60
+
+
+@blueprint.url_value_preprocessor
+def allow_files(endpoint: str | None, values: dict[str, Any] | None) -> None:
+    """Let a form bring its file; before anything else reads the form."""
+    if endpoint in UPLOADS:
+        request.max_content_length = services().max_upload_bytes
 
 
 @blueprint.get("/networks")

@@ -100,6 +100,11 @@ function reach(strip, step) {
 export function start() {
   connect();
   setInterval(() => document.visibilityState === "visible" && tell("farm:tick"), TICK_SECONDS * 1000);
+  addEventListener("offline", () => link("lost"));
+  addEventListener("online", () => {
+    source.close();
+    connect();
+  });
   addEventListener("pagehide", () => source.close());
   addEventListener("pageshow", (event) => event.persisted && connect());
 }
