@@ -43,9 +43,15 @@ def _mark(path: Path) -> None:
 
 
 def _tidy(path: Path) -> None:
-    """Take the paths of the training machine out of a config."""
+    """Take the training machine's paths out of a config, and the dtype in which the weights happen to be stored.
+
+    transformers would load the text encoder in half precision by it, where diffusers loads all else in single.
+    """
     content = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+    if isinstance(content, dict) and {"_name_or_path", "dtype"} & content.keys():
+        content.pop("_name_or_path", None)
+        if "dtype" in content:
+            content["dtype"] = "float32"
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
