@@ -22,7 +22,7 @@ STREAMS_PER_USER = 12
 def build_services(settings: Settings) -> Services:
     """Everything that views work with. Nothing is connected to before its first use, but for the database."""
     clock = SystemClock()
-    engine = make_engine(settings.resolved_database_url())
+    engine = make_engine(settings.resolved_database_url(), pool_size=10, max_overflow=22)
     sessions = make_sessions(engine)
     url = settings.redis_url.get_secret_value()
     services = Services(

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flask import Flask
 
 from farm.client.adapters import upload_adapter
 from farm.client.events import follow
@@ -23,7 +22,7 @@ from farm.embedded.servers import SeaweedServer, ValkeyServer
 from farm.errors import BadRequest, Conflict, FarmError, NotFound
 from farm.queue import events
 from farm.queue.events import Event
-from tests.support.web import WebFarm, fresh_farm, lora_file, render
+from tests.support.web import WebFarm, lora_file, render
 
 PROGRAM = """
 import sys
@@ -70,11 +69,6 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(30) == 0, self.log.read_text()
         return time.monotonic() - began
-
-
-@pytest.fixture
-def farm(application: Flask, redis_url: str) -> Iterator[WebFarm]:
-    yield fresh_farm(application)
 
 
 @pytest.fixture

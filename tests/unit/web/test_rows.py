@@ -14,7 +14,6 @@ from farm.errors import BadRequest, Problem
 from farm.web.rows import MAX_ROW_BYTES, UNREADABLE, csv_rows, ndjson
 
 
-
 def test_lines_become_rows():
     rows = list(ndjson(io.BytesIO(b'{"prompt": "a"}\n\n  \n{"prompt": "b", "seed": 2}')))
     assert rows == [{"prompt": "a"}, {"prompt": "b", "seed": 2}]
