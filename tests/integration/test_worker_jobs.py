@@ -145,7 +145,7 @@ def told(redis: Redis, topic: str) -> list[events.Event]:
 
 
 def test_adapters_change_the_picture_are_kept_hot_and_leave_no_trace(rig: Rig, start: Start) -> None:
-    worker = start(cache_dir=rig.folder / "cold")
+    worker = start(cache_dir=rig.folder / "cold", lora_debug=True)
     ink = rig.add_adapter("ink")
     plain, inked, again, plain_again = (
         rig.add_job(), rig.add_job("a fox <lora:ink:0.8>"), rig.add_job("a fox <lora:ink:0.8>"), rig.add_job(),
@@ -476,20 +476,30 @@ def test_a_deaf_consumer_is_replaced(rig: Rig, start: Start) -> None:
     rig.wait_until(lambda: deaf.messages > seen)
 
 
+@pytest.mark.timeout(400)
 def test_sigterm_hands_back_and_ends(rig: Rig) -> None:
     script = "from farm.settings import load_settings; from farm.worker.main import run; run(load_settings())"
     environment = environment_of(rig.settings.model_copy(update={"drain_seconds": 3.0}))
-    child = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, **environment})
-    rig.wait_until(lambda: up(rig))
-    job_id = rig.add_job(steps=3_000)
-    rig.assign(job_id, up(rig)[0])
-    rig.wait_until(lambda: rig.job(job_id).step > 0)
+    with (rig.folder / "log").open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-c", script], env={**os.environ, **environment}, stdout=log, stderr=log
+        )
+    try:
+        # reading torch and diffusers takes a minute where many want the disk
+        rig.wait_until(lambda: up(rig) or child.poll() is not None, seconds=240)
+        assert child.poll() is None, (rig.folder / "log").read_text()[-2000:]
+        job_id = rig.add_job(steps=3_000)
+        rig.assign(job_id, up(rig)[0])
+        rig.wait_until(lambda: rig.job(job_id).step > 0)
 
-    child.send_signal(signal.SIGTERM)
+        child.send_signal(signal.SIGTERM)
 
-    assert child.wait(20) == 0
-    assert (rig.job(job_id).state, rig.job(job_id).crash_count) == ("queued", 0)
-    assert not up(rig)
+        assert child.wait(30) == 0
+        assert (rig.job(job_id).state, rig.job(job_id).crash_count) == ("queued", 0)
+        assert not up(rig)
+    finally:
+        child.kill()
+        child.wait()
 
 
 def up(rig: Rig) -> list[str]:

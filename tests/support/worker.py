@@ -102,10 +102,12 @@ class Rig:
         return self.job(job_id)
 
     @staticmethod
-    def wait_until(true: Callable[[], object], state: Callable[[], str] = lambda: "") -> None:
-        deadline = time.monotonic() + WAIT_SECONDS
+    def wait_until(
+        true: Callable[[], object], state: Callable[[], str] = lambda: "", seconds: float = WAIT_SECONDS
+    ) -> None:
+        deadline = time.monotonic() + seconds
         while not true():
-            assert time.monotonic() < deadline, f"still waiting after {WAIT_SECONDS:.0f} s: {state()}"
+            assert time.monotonic() < deadline, f"still waiting after {seconds:.0f} s: {state()}"
             time.sleep(0.02)
 
 
