@@ -13,7 +13,12 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
@@ -27,6 +32,11 @@ from tests.support.jobs import EPOCH, NOW, OWNER, add_job, add_worker, new_image
 
 CRASH_LIMIT = 3
 WORKERS = ("gpu-1", "gpu-2")
+#: jobs at a time: few, so that histories meet
+SLOTS = 2
+#: (which of them, how many attempts ago, bring it to run first)
+Which = tuple[int, int, bool]
+WHICH = st.tuples(st.integers(0, SLOTS - 1), st.sampled_from((0, 0, 0, 0, 1, 2)), st.booleans())
 
 
 @dataclass(slots=True)
@@ -61,16 +71,15 @@ class Farm(RuleBasedStateMachine):
 
     make: ClassVar[Callable[[], Engine]]
 
-    pairs: Bundle[tuple[str, int]] = Bundle("pairs")
-
     def __init__(self) -> None:
         super().__init__()
         self.engine = type(self).make()
         self.sessions = make_sessions(self.engine)
         seed(self.sessions)
         self.workers = [add_worker(self.sessions, name) for name in WORKERS]
-        self.jobs: dict[str, Model] = {}
         self.now = NOW
+        self.jobs: dict[str, Model] = {}
+        self.slots = [self.submit() for _ in range(SLOTS)]
 
     def teardown(self) -> None:
         self.engine.dispose()
@@ -84,15 +93,35 @@ class Farm(RuleBasedStateMachine):
         model = self.jobs[pair[0]]
         return model if model.state == "running" and model.attempt == pair[1] else None
 
-    @rule(target=pairs)
-    def submit(self) -> tuple[str, int]:
+    def pair(self, which: Which) -> tuple[str, int]:
+        """A job with its present attempt or one long gone, after it was brought to run if that is asked."""
+        slot, ago, runs_first = which
+        if runs_first:
+            self.go_on(slot)
+        job = self.slots[slot]
+        return job, max(0, self.jobs[job].attempt - ago)
+
+    def go_on(self, slot: int) -> None:
+        """The usual way, so that histories get far: submit or retry what has ended, assign and claim what waits."""
+        model = self.jobs[self.slots[slot]]
+        if model.state == "succeeded" or model.code == "quarantined":
+            self.slots[slot] = self.submit()
+        elif model.state in ("failed", "cancelled"):
+            self.retry((slot, 0, False))
+        model = self.jobs[self.slots[slot]]
+        if model.pause_ends is not None:
+            self.now = max(self.now, model.pause_ends)
+        self.assign((slot, 0, False), 0, EPOCH)
+        self.claim((slot, 0, False), 0)
+
+    def submit(self) -> str:
         job = add_job(self.sessions, webhook="https://example.org/farm")
         self.jobs[job] = Model()
-        return job, 0
+        return job
 
-    @rule(target=pairs, pair=pairs, worker=st.integers(0, 1), epoch=st.sampled_from((EPOCH, EPOCH, EPOCH, 0)))
-    def assign(self, pair: tuple[str, int], worker: int, epoch: int) -> tuple[str, int]:
-        job, attempt = pair
+    @rule(which=WHICH, worker=st.integers(0, 1), epoch=st.sampled_from((EPOCH, EPOCH, EPOCH, 0)))
+    def assign(self, which: Which, worker: int, epoch: int) -> None:
+        job, attempt = self.pair(which)
         model = self.jobs[job]
         foreseen = (
             model.state == "queued"
@@ -105,27 +134,19 @@ class Farm(RuleBasedStateMachine):
         if won:
             model.state, model.worker = "assigned", self.workers[worker]
             model.attempt, model.beats, model.pause_ends = attempt + 1, 0, None
-        return job, model.attempt
 
-    @rule(pair=pairs, worker=st.integers(0, 1))
-    def claim(self, pair: tuple[str, int], worker: int) -> None:
+    @rule(which=WHICH, worker=st.integers(0, 1))
+    def claim(self, which: Which, worker: int) -> None:
+        pair = self.pair(which)
         model = self.jobs[pair[0]]
         foreseen = (model.state, model.attempt, model.worker) == ("assigned", pair[1], self.workers[worker])
         assert self.do(lambda s: attempts.claim(s, *pair, self.workers[worker], self.now)) == foreseen
         if foreseen:
             model.state = "running"
 
-    @rule(pair=pairs)
-    def run(self, pair: tuple[str, int]) -> None:
-        """The usual way, so that histories get far: assign and claim what waits."""
-        job = pair[0]
-        model = self.jobs[job]
-        if model.state == "queued" and (model.pause_ends is None or model.pause_ends <= self.now):
-            self.assign((job, model.attempt), 0, EPOCH)
-            self.claim((job, model.attempt), 0)
-
-    @rule(pair=pairs, worker=st.integers(0, 1))
-    def heartbeat(self, pair: tuple[str, int], worker: int) -> None:
+    @rule(which=WHICH, worker=st.integers(0, 1))
+    def heartbeat(self, which: Which, worker: int) -> None:
+        pair = self.pair(which)
         model = self.runs(pair)
         held = model is not None and model.worker == self.workers[worker]
         answer = self.do(lambda s: attempts.heartbeat(s, self.workers[worker], [(*pair, "sampling", 2)]))
@@ -135,8 +156,9 @@ class Farm(RuleBasedStateMachine):
             assert answer.cancel == ({pair[0]} if model.cancel else frozenset())
             model.beats += 1
 
-    @rule(pair=pairs)
-    def succeed(self, pair: tuple[str, int]) -> None:
+    @rule(which=WHICH)
+    def succeed(self, which: Which) -> None:
+        pair = self.pair(which)
         model = self.runs(pair)
         again = self.jobs[pair[0]].result == pair[1]
         won = self.do(lambda s: attempts.succeed(s, *pair, [new_image()], {"sampling": 1.0}, self.now))
@@ -145,21 +167,24 @@ class Farm(RuleBasedStateMachine):
             model.result = pair[1]
             model.end("succeeded")
 
-    @rule(pair=pairs)
-    def crash_before_commit(self, pair: tuple[str, int]) -> None:
+    @rule(which=WHICH)
+    def crash_before_commit(self, which: Which) -> None:
+        pair = self.pair(which)
         with self.sessions() as session:
             attempts.succeed(session, *pair, [new_image()], {}, self.now)
             session.rollback()
 
-    @rule(pair=pairs)
-    def fail(self, pair: tuple[str, int]) -> None:
+    @rule(which=WHICH)
+    def fail(self, which: Which) -> None:
+        pair = self.pair(which)
         model = self.runs(pair)
         assert self.do(lambda s: attempts.fail(s, *pair, "bad", "it broke", self.now)) == (model is not None)
         if model is not None:
             model.end("failed", "bad")
 
-    @rule(pair=pairs)
-    def retry_later(self, pair: tuple[str, int]) -> None:
+    @rule(which=WHICH)
+    def retry_later(self, which: Which) -> None:
+        pair = self.pair(which)
         model = self.runs(pair)
         won = self.do(lambda s: attempts.retry_later(s, *pair, "away", "away", self.now, most=2))
         assert won == (model is not None)
@@ -172,24 +197,27 @@ class Farm(RuleBasedStateMachine):
         model.retries += 1
         model.to_queue()
 
-    @rule(pair=pairs)
-    def hand_back(self, pair: tuple[str, int]) -> None:
+    @rule(which=WHICH)
+    def hand_back(self, which: Which) -> None:
+        pair = self.pair(which)
         model = self.jobs[pair[0]]
         foreseen = model.state in ("assigned", "running") and model.attempt == pair[1]
         assert self.do(lambda s: attempts.hand_back(s, *pair, self.now)) == foreseen
         if foreseen:
             model.to_queue()
 
-    @rule(pair=pairs)
-    def unassign(self, pair: tuple[str, int]) -> None:
+    @rule(which=WHICH)
+    def unassign(self, which: Which) -> None:
+        pair = self.pair(which)
         model = self.jobs[pair[0]]
         foreseen = (model.state, model.attempt) == ("assigned", pair[1])
         assert self.do(lambda s: attempts.unassign(s, *pair, self.now, epoch=EPOCH)) == foreseen
         if foreseen:
             model.to_queue()
 
-    @rule(pair=pairs, seen=st.integers(0, 2))
-    def lose(self, pair: tuple[str, int], seen: int) -> None:
+    @rule(which=WHICH, seen=st.integers(0, 2))
+    def lose(self, which: Which, seen: int) -> None:
+        pair = self.pair(which)
         model = self.runs(pair)
         won = self.do(lambda s: attempts.lose(s, *pair, seen, crash_limit=CRASH_LIMIT, now=self.now))
         assert won == (model is not None and model.beats == seen)
@@ -202,8 +230,9 @@ class Farm(RuleBasedStateMachine):
         else:
             model.end("failed", "quarantined")
 
-    @rule(pair=pairs)
-    def cancel(self, pair: tuple[str, int]) -> None:
+    @rule(which=WHICH)
+    def cancel(self, which: Which) -> None:
+        pair = self.pair(which)
         model = self.jobs[pair[0]]
         if model.state in ("succeeded", "failed"):
             with pytest.raises(Conflict):
@@ -215,8 +244,9 @@ class Farm(RuleBasedStateMachine):
         model.cancel = True
         assert state == model.state
 
-    @rule(pair=pairs)
-    def cancelled(self, pair: tuple[str, int]) -> None:
+    @rule(which=WHICH)
+    def cancelled(self, which: Which) -> None:
+        pair = self.pair(which)
         model = self.runs(pair)
         foreseen = model is not None and model.cancel
         assert self.do(lambda s: attempts.cancelled(s, *pair, self.now)) == foreseen
@@ -224,8 +254,9 @@ class Farm(RuleBasedStateMachine):
             assert model is not None
             model.end("cancelled")
 
-    @rule(pair=pairs)
-    def retry(self, pair: tuple[str, int]) -> None:
+    @rule(which=WHICH)
+    def retry(self, which: Which) -> None:
+        pair = self.pair(which)
         model = self.jobs[pair[0]]
         if model.state not in ("failed", "cancelled") or model.code == "quarantined":
             with pytest.raises(Conflict):
@@ -301,7 +332,7 @@ def test_random_histories_on_sqlite(sqlite_template: Path) -> None:
             shutil.copy(sqlite_template, path)
             return make_engine(f"sqlite:///{path}")
 
-        check(make, examples=40, steps=40)
+        check(make, examples=50, steps=40)
 
 
 def test_random_histories_on_postgresql(postgres: PostgresServer) -> None:
@@ -313,5 +344,5 @@ def test_random_histories_on_postgresql(postgres: PostgresServer) -> None:
             connection.exec_driver_sql("truncate users, jobs, workers, leases cascade")
         return engine
 
-    check(make, examples=12, steps=30)
+    check(make, examples=15, steps=30)
     postgres.drop(url)

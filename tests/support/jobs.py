@@ -24,12 +24,14 @@ EPOCH = 1
 _numbers = count(1)
 
 
-def seed(sessions: sessionmaker[Session]) -> None:
-    """Two users, one model, and a leader of epoch `EPOCH`."""
+def seed(sessions: sessionmaker[Session], *, model: bool = True) -> None:
+    """Two users, one model (without layers, unless not wanted), and a leader of epoch `EPOCH`."""
     with sessions.begin() as session:
         for user, role in ((OWNER, "artist"), (STRANGER, "artist")):
             session.add(User(id=user, name=user, role=role, share_weight=1.0, created_at=NOW))
         session.add(Lease(name="scheduler", holder="test", epoch=EPOCH, seq=0))
+    if not model:
+        return
     with sessions.begin() as session:
         session.add(
             Model(
