@@ -33,7 +33,8 @@ from farm.settings import Settings
 from farm.store.s3 import open_store
 
 MIN_FREE_BYTES = 500 * 1024**2
-READY_SECONDS = 60.0
+#: Generous: a worker imports torch, which takes minutes on a machine that is busy with other things.
+READY_SECONDS = 240.0
 
 
 @dataclass(slots=True)

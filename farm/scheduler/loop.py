@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import select
@@ -23,6 +23,7 @@ from farm.scheduler.watch import StandstillWatch
 
 log = structlog.get_logger()
 
+SWEEP_SECONDS = 3600.0
 #: Messages sent for one assignment before it is taken back.
 MAX_SENDS = 3
 
@@ -48,6 +49,8 @@ class Effects:
     #: (topic, owner, data): tell open pages
     tell: Callable[[str, str, dict[str, object]], None]
     deliver: Deliver
+    #: remove what belongs to nobody from the store
+    sweep: Callable[[datetime], None]
 
 
 class Scheduler:
@@ -70,6 +73,7 @@ class Scheduler:
         self._timers = timers
         self._window = window
         self._crash_limit = crash_limit
+        self._swept_at = clock.monotonic()
         self._leadership = Leadership(holder, timers.leader_lease_seconds)
         longest = max(timers.round_seconds, 1.0) * 2
         self._job_watch: StandstillWatch[tuple[str, int]] = StandstillWatch(timers.lease_seconds, longest)
@@ -104,6 +108,9 @@ class Scheduler:
         self._send_again()
         assigned = self._assign(standing_still)
         deliver_due(self._sessions, self._effects.deliver, self._clock.now())
+        if self._clock.monotonic() - self._swept_at >= SWEEP_SECONDS:
+            self._swept_at = self._clock.monotonic()
+            self._effects.sweep(self._clock.now())
         return assigned
 
     def _expire(self) -> set[str]:

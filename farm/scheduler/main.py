@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import threading
 from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
@@ -20,8 +19,10 @@ from farm.queue.messages import RenderMessage, send_render
 from farm.queue.redis import connect
 from farm.queue.wake import wait
 from farm.scheduler.loop import Effects, Scheduler, Timers
+from farm.scheduler.sweep import sweep_store
 from farm.scheduler.webhooks import deliver
 from farm.settings import Settings
+from farm.store.s3 import open_store
 
 
 def run(settings: Settings) -> None:
@@ -30,9 +31,10 @@ def run(settings: Settings) -> None:
     clock = SystemClock()
     redis_url = settings.redis_url.get_secret_value()
     app, redis = make_app(redis_url), connect(redis_url)
-    stopping = threading.Event()
+    # a plain list: the handler runs in this very thread and must not wait for a lock
+    signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, lambda number, _: signals.append(number))
 
     def send(worker_id: str, job_id: str, attempt: int) -> None:
         send_render(app, worker_id, RenderMessage(job=job_id, attempt=attempt))
@@ -41,19 +43,21 @@ def run(settings: Settings) -> None:
         if not wait(redis, seconds):
             return
         # a burst of submissions rings once for all of them
-        stopping.wait(0.02)
+        clock.sleep(0.02)
 
     def tell(topic: str, owner: str, data: dict[str, object]) -> None:
         publish(redis, Event(topic=topic, type=topic.removesuffix("s"), owner=owner, data=data))
 
+    sessions, store = make_sessions(make_engine(settings.resolved_database_url())), open_store(settings)
     secret = settings.secret_key.get_secret_value()
     Scheduler(
-        make_sessions(make_engine(settings.resolved_database_url())),
+        sessions,
         Effects(
             send=send,
             wait=wait_for_bell,
             tell=tell,
             deliver=partial(_deliver, secret, settings.webhook_private),
+            sweep=partial(sweep_store, sessions, store),
         ),
         clock,
         Timers(
@@ -65,7 +69,7 @@ def run(settings: Settings) -> None:
         holder=f"{socket.gethostname()}:{os.getpid()}",
         window=settings.window,
         crash_limit=settings.crash_limit,
-    ).run(stopping.is_set)
+    ).run(lambda: bool(signals))
 
 
 def _deliver(

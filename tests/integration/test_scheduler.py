@@ -43,6 +43,7 @@ class Desk:
     clock: TurnedClock
     sent: list[tuple[str, str, int]] = field(default_factory=list)
     delivered: list[str] = field(default_factory=list)
+    swept: list[datetime] = field(default_factory=list)
     receiver_is_down: bool = False
 
     def scheduler(self, holder: str = "one") -> Scheduler:
@@ -58,6 +59,7 @@ class Desk:
                 wait=lambda seconds: None,
                 tell=lambda *told: None,
                 deliver=deliver,
+                sweep=self.swept.append,
             ),
             self.clock,
             Timers(round_seconds=1, lease_seconds=30, leader_lease_seconds=5, claim_seconds=15),
@@ -242,6 +244,15 @@ def test_a_webhook_is_tried_again_until_it_is_delivered(desk: Desk) -> None:
     assert len(desk.delivered) == 1
     with desk.sessions() as session:
         assert session.scalars(select(Outbox.delivered_at)).one() is not None
+
+
+def test_the_leader_sweeps_the_store_once_an_hour(desk: Desk) -> None:
+    scheduler = desk.lead()
+    assert desk.swept == []
+    for _ in range(5):
+        desk.clock.sleep(1800)
+        scheduler.round()
+    assert len(desk.swept) == 2
 
 
 def test_a_cancelled_job_is_not_assigned(desk: Desk) -> None:

@@ -19,7 +19,7 @@ from farm.client.http import Client
 #: Timers of production divided by ten, so that what takes a lease takes seconds.
 QUICK = {"FARM_HEARTBEAT_SECONDS": "0.5", "FARM_LEASE_SECONDS": "3", "FARM_LEADER_LEASE_SECONDS": "2",
          "FARM_CLAIM_SECONDS": "2", "FARM_ROUND_SECONDS": "0.3", "FARM_POLL_SECONDS": "1", "FARM_DRAIN_SECONDS": "5"}  # fmt: skip
-START_SECONDS = 120.0
+START_SECONDS = 260.0
 
 
 @dataclass
