@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from farm.errors import Permanent
 
 SEED = 20
 TILE = 160
-CAPTION = 46
+CAPTION = 60
 COLUMNS = 4
 
 
@@ -106,11 +107,11 @@ def lay_out(tiles: Sequence[tuple[str, Path]]) -> Image.Image:
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Lines no wider than a tile; a tag that is too long is cut at its colons."""
     lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) > TILE and lines[-1]:
-            lines.append(word)
+    for piece in re.findall(r"[^ :]+[ :]*", text):
+        if lines[-1] and font.getlength((lines[-1] + piece).rstrip()) > TILE:
+            lines.append(piece)
         else:
-            lines[-1] = longer
-    return "\n".join(lines[:3])
+            lines[-1] += piece
+    return "\n".join(lines[:4])
