@@ -25,7 +25,7 @@ def make_engine(url: str, *, pool_size: int = 5, max_overflow: int = 10) -> Engi
     """An engine for `sqlite:///…` or `postgresql://…`; nothing is connected to yet."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
-        return _sqlite(parsed)
+        return _sqlite(parsed, pool_size, max_overflow)
     return create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
@@ -43,12 +43,14 @@ def make_sessions(engine: Engine) -> sessionmaker[Session]:
     return sessionmaker(engine, expire_on_commit=False)
 
 
-def _sqlite(url: URL) -> Engine:
+def _sqlite(url: URL, pool_size: int, max_overflow: int) -> Engine:
     # isolation_level None: the driver opens no transactions of its own, `_begin_to_write` does
     connect: dict[str, Any] = {"isolation_level": None, "check_same_thread": False}
     options: dict[str, Any] = {"connect_args": connect, "hide_parameters": True}
     if url.database in (None, "", ":memory:"):
         options["poolclass"] = StaticPool
+    else:
+        options |= {"pool_size": pool_size, "max_overflow": max_overflow}
     engine = create_engine(url, **options)
     event.listen(engine, "connect", _configure)
     event.listen(engine, "before_cursor_execute", _begin_to_write)
