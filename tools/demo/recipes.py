@@ -34,15 +34,16 @@ class Recipe:
 RECIPES = (
     Recipe(
         name="ink", title="Ink", description="Black ink lines on warm paper.",
-        algorithm=LoRA, module="networks.lora", args={}, alpha=2, text=True,
+        algorithm=LoRA, module="networks.lora", args={}, rank=8, alpha=4, text=True,
     ),
     Recipe(
         name="neon", title="Neon", description="Glowing outlines in the dark.",
-        algorithm=LoRA, module="peft", args={}, naming="peft",
+        algorithm=LoRA, module="peft", args={}, naming="peft", rank=8, alpha=8,
     ),
     Recipe(
         name="gold", title="Gold leaf", description="Gold leaf on dark lacquer.",
         algorithm=DoRA, module="lycoris.kohya", args={"algo": "lora", "dora_wd": "True", "wd_on_output": "True"},
+        rank=8, alpha=8,
     ),
     Recipe(
         name="blueprint", title="Blueprint", description="White lines on blue paper with a faint grid.",
