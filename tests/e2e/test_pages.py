@@ -118,7 +118,7 @@ def test_a_mistake_is_told_where_it_stands(page: Page) -> None:
 def test_names_are_completed_while_a_tag_is_typed(page: Page) -> None:
     page.goto("/create")
     page.locator("#prompt").press_sequentially("a fox <lora:bl")
-    expect(page.get_by_role("option")).to_have_text(re.compile("blueprint"))
+    expect(page.locator("#suggestions li")).to_have_text(re.compile("blueprint"))
     page.keyboard.press("Enter")
     assert tags_of(page).startswith("a fox <lora:blueprint:")
 
@@ -151,8 +151,10 @@ def test_a_file_that_is_no_adapter_is_refused_in_a_sentence(
 ) -> None:
     page.goto("/networks")
     page.set_input_files("#upload input[type=file]", bad_file)
-    expect(page.locator("#uploads .problem")).to_contain_text("holiday.safetensors")
-    expect(page.locator("#uploads")).to_contain_text("not accepted")
+    row = page.locator("#uploads li")
+    expect(row.locator(".problem")).to_contain_text("save the file again with the safetensors library")
+    expect(row).to_contain_text("holiday.safetensors")
+    expect(row).to_contain_text("not accepted")
     complaints.forgive("status of 4")
 
 

@@ -39,8 +39,9 @@ def _lanes() -> dict[str, Any]:
         waiting = views.list_jobs(session, owner, states=("queued", "assigned"), limit=WAITING)
         failed = views.list_jobs(session, owner, states=("failed",), limit=FAILED)
         done = views.list_jobs(session, owner, states=("succeeded", "cancelled"), limit=DONE)
+        # those without a position were given to a worker already
         in_order = sorted(
-            waiting.items, key=lambda job: (job["position"] is None, job["position"] or 0, job["id"])
+            waiting.items, key=lambda job: (-1 if job["position"] is None else job["position"], job["id"])
         )
         return {
             "running": [with_preview(job) | {"strip": strip_of(session, job)} for job in running.items],

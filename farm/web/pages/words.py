@@ -8,7 +8,7 @@ from typing import Any
 from farm.models.samplers import LABELS
 
 #: chosen so that the built-in adapters stand well apart
-_COLOUR_SEED = 1778
+_COLOUR_SEED = 59673
 HUES = 24
 
 BASE_MODELS = {
@@ -66,7 +66,7 @@ def hue(name: str) -> int:
     """The hue of an adapter's colour, by its name alone (FNV-1a, folded); `colour.js` computes the same.
 
     >>> hue("ink"), hue("INK"), hue("gold")
-    (305, 305, 95)
+    (245, 245, 50)
     """
     value = _COLOUR_SEED
     for byte in name.lower().encode():

@@ -1,10 +1,9 @@
-/** A new batch: files dropped onto the rows, the matrix counted as it is typed. */
+/** A new batch: files dropped onto the rows, examples, and the matrix. */
+import * as matrix from "./matrix.js";
+
 const rows = document.getElementById("rows");
-const matrix = document.getElementById("matrix");
-const count = document.getElementById("matrix-count");
 const note = document.getElementById("rows-note");
 const file = document.querySelector("#batch-form input[type=file]");
-const first = count.innerHTML;
 /* larger files are sent as they are instead of being shown */
 const SHOWN_BYTES = 2e6;
 
@@ -24,22 +23,6 @@ function tell() {
   note.textContent = jobs > 0 ? `${jobs} ${jobs === 1 ? "row" : "rows"}` : "or drop one onto the field";
 }
 
-function combine() {
-  matrix.removeAttribute("aria-invalid");
-  if (!matrix.value.trim()) {
-    count.innerHTML = first;
-    return;
-  }
-  try {
-    const sizes = Object.entries(JSON.parse(matrix.value).axes ?? {}).map(([name, values]) => [name, values.length]);
-    const jobs = sizes.reduce((product, [, size]) => product * size, 1);
-    count.textContent = `${sizes.map(([name, size]) => `${size} × ${name}`).join(", ")}: ${jobs} ${jobs === 1 ? "job" : "jobs"}`;
-  } catch (error) {
-    matrix.setAttribute("aria-invalid", "true");
-    count.textContent = `This is no JSON yet: ${error.message}`;
-  }
-}
-
 file.addEventListener("change", () => file.files[0] && take(file.files[0]));
 rows.addEventListener("input", tell);
 rows.addEventListener("dragover", (event) => event.preventDefault());
@@ -49,7 +32,6 @@ rows.addEventListener("drop", (event) => {
   if (event.dataTransfer.files[0].size > SHOWN_BYTES) file.files = event.dataTransfer.files;
   take(event.dataTransfer.files[0]);
 });
-matrix.addEventListener("input", combine);
 for (const button of document.querySelectorAll("[data-fill]")) {
   button.addEventListener("click", () => {
     const field = document.querySelector(button.dataset.fill);
@@ -58,4 +40,4 @@ for (const button of document.querySelectorAll("[data-fill]")) {
   });
 }
 tell();
-combine();
+matrix.start();

@@ -1,8 +1,8 @@
 /** Asks the farm, a moment after the last change, what the form means: mistakes at their place, strengths, time and worker. */
 import { ask } from "../http.js";
-import { showMistakes } from "./editor.js";
-import { area, form, onChange, spec } from "./state.js";
-import { showStrip } from "./strip.js";
+import { choosing, showMistakes } from "./editor.js";
+import { area, form, onChange, spec, tags } from "./state.js";
+import { awaitStrip, showStrip, stopAwaiting } from "./strip.js";
 
 const PAUSE_MS = 280;
 const head = document.getElementById("estimate-head");
@@ -80,6 +80,7 @@ function show(answer) {
   showProblems(answer.errors);
   form.dataset.valid = String(answer.valid);
   if (!answer.valid) {
+    stopAwaiting();
     const count = answer.errors.length;
     say(count === 1 ? "One thing to mend" : `${count} things to mend`, answer.errors[0].message);
     return;
@@ -103,19 +104,25 @@ export async function check() {
     return null;
   }
   document.querySelector(".foot").dataset.state = "asking";
+  awaitStrip(tags().length);
   try {
     const answer = await ask("POST", "/api/v1/jobs:validate", { json: spec(), signal: running.signal });
     show(answer);
     return answer;
   } catch (error) {
-    if (error.name !== "AbortError") say("", "The farm does not answer at the moment; what you type is kept.");
+    if (error.name === "AbortError") return null;
+    stopAwaiting();
+    say("", "The farm does not answer at the moment; what you type is kept.");
     return null;
   }
 }
 
+/** A name that is being chosen from the list is not a mistake yet. */
+function soon() {
+  clearTimeout(timer);
+  timer = setTimeout(() => (choosing() ? soon() : check()), PAUSE_MS);
+}
+
 export function start() {
-  onChange(() => {
-    clearTimeout(timer);
-    timer = setTimeout(check, PAUSE_MS);
-  });
+  onChange(soon);
 }

@@ -69,7 +69,6 @@ function suggest() {
     : [];
   chosen = 0;
   list.hidden = choices.length === 0;
-  area.setAttribute("aria-expanded", String(!list.hidden));
   list.replaceChildren(...choices.map(option));
   if (!list.hidden) place(match.index);
   pick(0);
@@ -131,17 +130,18 @@ function complete(adapter) {
   close();
 }
 
+/** Whether a name is being chosen from the list. */
+export const choosing = () => !list.hidden;
+
 function close() {
   choices = [];
   list.hidden = true;
-  area.setAttribute("aria-expanded", "false");
 }
 
 export function start() {
-  area.setAttribute("role", "combobox");
   area.setAttribute("aria-autocomplete", "list");
   area.setAttribute("aria-controls", list.id);
-  area.setAttribute("aria-expanded", "false");
+  area.setAttribute("aria-haspopup", "listbox");
   area.addEventListener("input", () => {
     changed("editor");
     suggest();

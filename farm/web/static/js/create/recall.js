@@ -70,23 +70,44 @@ function drops() {
   });
 }
 
+const select = document.getElementById("preset");
+const forget = document.getElementById("forget-preset");
+const chosen = () => data.presets.find((preset) => preset.id === select.value);
+
+function showPresets(id = "") {
+  select.replaceChildren(new Option("none", ""), ...data.presets.map((preset) => new Option(preset.name, preset.id)));
+  select.value = id;
+  forget.disabled = !id;
+  document.getElementById("presets").hidden = data.presets.length === 0;
+}
+
+async function savePreset(name) {
+  const saved = await ask("POST", "/api/v1/presets", { json: { name, spec: spec() } });
+  data.presets = [...data.presets.filter((preset) => preset.id !== saved.id), saved];
+  showPresets(saved.id);
+  toast(`Kept as “${name}”.`);
+}
+
+async function forgetPreset() {
+  const preset = chosen();
+  await ask("DELETE", `/api/v1/presets/${preset.id}`);
+  data.presets = data.presets.filter((one) => one !== preset);
+  showPresets();
+  toast(`“${preset.name}” is forgotten.`);
+}
+
+const told = (promise) => promise.catch((error) => toast(error.message, { bad: true }));
+
 function presets() {
   const dialog = document.getElementById("preset-dialog");
   const name = document.getElementById("preset-name");
-  document.getElementById("preset")?.addEventListener("change", (event) => {
-    const preset = data.presets.find((found) => found.id === event.target.value);
-    if (preset) fill(preset.spec);
+  select.addEventListener("change", () => {
+    forget.disabled = !chosen();
+    if (chosen()) fill(chosen().spec);
   });
+  forget.addEventListener("click", () => told(forgetPreset()));
   document.getElementById("save-preset").addEventListener("click", () => dialog.showModal());
-  dialog.addEventListener("close", async () => {
-    if (dialog.returnValue !== "save" || !name.value.trim()) return;
-    try {
-      await ask("POST", "/api/v1/presets", { json: { name: name.value.trim(), spec: spec() } });
-      toast(`Kept as “${name.value.trim()}”.`);
-    } catch (error) {
-      toast(error.message, { bad: true });
-    }
-  });
+  dialog.addEventListener("close", () => dialog.returnValue === "save" && name.value.trim() && told(savePreset(name.value.trim())));
 }
 
 export function start() {

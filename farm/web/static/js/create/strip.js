@@ -69,6 +69,18 @@ function nameOf(row) {
   return made;
 }
 
+/** Grey rows until the first answer is there. */
+export function awaitStrip(rows) {
+  if (!rows || !card.hidden) return;
+  card.hidden = false;
+  holder.replaceChildren(...Array.from({ length: rows }, () => element("span", "skeleton line")));
+}
+
+/** The strip of the last right prompt stays while a wrong one is mended; mere waiting does not. */
+export function stopAwaiting() {
+  if (holder.querySelector(".skeleton")) card.hidden = true;
+}
+
 export function showStrip(explain) {
   const rows = (explain?.adapters ?? []).flatMap(rowsOf);
   card.hidden = rows.length === 0;
