@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -49,14 +50,19 @@ def find_migrations() -> Path:
     Raises:
         Permanent: it is missing from this installation.
     """
-    beside = Path(__file__).resolve().parents[2] / "migrations"
-    if (beside / "env.py").is_file():
-        return beside
+    root = Path(__file__).resolve().parents[2]
+    for folder in (root / "migrations", root / "share" / "farm" / "migrations", *_recorded()):
+        if (folder / "env.py").is_file():
+            return folder
+    raise Permanent("the folder `migrations` is missing from this installation", "install farm again")
+
+
+def _recorded() -> Iterator[Path]:
+    """Where the installer says that it has put the folder."""
     try:
         files = distribution("farm").files or []
     except PackageNotFoundError:
-        files = []
+        return
     for file in files:
         if file.parts[-2:] == ("migrations", "env.py"):
-            return Path(str(file.locate())).resolve().parent
-    raise Permanent("the folder `migrations` is missing from this installation", "install farm again")
+            yield Path(str(file.locate())).resolve().parent
