@@ -13,9 +13,15 @@ from farm.jobs.prepare import explain, prepare
 from farm.web.auth import current_user
 from farm.web.pages import strips
 from farm.web.pages.create import with_preview
+from farm.web.pages.recent import Recent
 from farm.web.services import services
 
 blueprint = Blueprint("queue", __name__)
+
+#: fields of a job that its strengths follow from
+STRENGTHS_FROM = ("prompt", "model", "width", "height", "steps", "sampler", "guidance_scale", "linear_curves")
+#: a job's prompt never changes
+_explained: Recent[str, dict[str, Any]] = Recent(most=512)
 
 RUNNING, WAITING, FAILED, DONE = 24, 50, 10, 12
 
@@ -53,17 +59,16 @@ def _lanes() -> dict[str, Any]:
 
 
 def strip_of(session: Session, job: dict[str, Any]) -> strips.Strip | None:
-    """What each step of `job` gets, worked out again from its prompt; None when that is not possible any more."""
+    """What each step of `job` gets, worked out from its prompt; None when that is not possible any more."""
     if not job["networks"]:
         return None
-    spec = {
-        name: job[name]
-        for name in ("prompt", "model", "width", "height", "steps", "sampler", "guidance_scale")
-    }
-    spec["linear_curves"] = job.get("linear_curves")
+    explained = _explained.get(job["id"], lambda: _explain(session, job))
+    return strips.of_explain(explained, reached=job["step"] if job["state"] == "running" else None)
+
+
+def _explain(session: Session, job: dict[str, Any]) -> dict[str, Any] | None:
+    spec = {name: job[name] for name in STRENGTHS_FROM if job.get(name) is not None}
     try:
-        found = prepare(session, current_user().id, spec, limits=services().limits)
-        reached = job["step"] if job["state"] == "running" else None
-        return strips.of_explain(explain(session, found), reached=reached)
+        return explain(session, prepare(session, job["owner"], spec, limits=services().limits))
     except FarmError:
         return None

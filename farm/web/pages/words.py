@@ -82,6 +82,8 @@ def duration(seconds: float | None) -> str:
     """
     if seconds is None:
         return "unknown"
+    if seconds < 0.005:
+        return "0 s"
     if seconds < 0.1:
         return f"{seconds:.2f} s"
     if seconds < 10:
