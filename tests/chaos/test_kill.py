@@ -13,10 +13,10 @@ import pytest
 
 from tests.support.farm import RunningFarm, running_farm
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 #: Many steps, so that a kill hits the middle.
-LONG = {"prompt": "a red circle on a blue background <lora:ink:0.2@1,0.9@20>", "steps": 300, "seed": 7}
+LONG = {"prompt": "a red circle on a blue background <lora:ink:0.2@1,0.9@20>", "steps": 100, "seed": 7}
 
 
 def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
@@ -47,12 +47,12 @@ def ended(farm: RunningFarm, job_id: str) -> Callable[[], Any]:
 def test_sigkill_of_a_worker_in_mid_sampling_gives_one_result_and_the_same_picture(tmp_path: Path) -> None:
     with running_farm(tmp_path, workers=1) as farm:
         client = farm.client()
-        calm = until(ended(farm, client.submit(LONG)["id"]), 120)
+        calm = until(ended(farm, client.submit(LONG)["id"]), 240)
         assert calm["state"] == "succeeded", calm
         job_id = client.submit(LONG)["id"]
-        until(sampling(farm, job_id))
+        until(sampling(farm, job_id), 120)
         os.kill(farm.pid("worker-1"), signal.SIGKILL)
-        job = until(ended(farm, job_id), 120)
+        job = until(ended(farm, job_id), 240)
         assert job["state"] == "succeeded", (job, farm.logs())
         assert job["attempt"] == 2
         assert len(job["images"]) == 1
@@ -85,7 +85,7 @@ def test_a_job_that_kills_its_worker_three_times_fails_with_the_reason(tmp_path:
                 90,
             )
             os.kill(farm.pid("worker-1"), signal.SIGKILL)
-        job = until(ended(farm, job_id), 90)
+        job = until(ended(farm, job_id), 180)
         assert job["state"] == "failed"
         assert "3 times" in job["error"]["message"]
 
@@ -98,11 +98,11 @@ def test_redis_killed_with_its_data_loses_nothing(tmp_path: Path) -> None:
         ]
         os.kill(farm.pid("redis"), signal.SIGKILL)
         for job_id in jobs:
-            assert until(ended(farm, job_id), 120)["state"] == "succeeded"
+            assert until(ended(farm, job_id), 240)["state"] == "succeeded"
 
 
 def test_a_killed_scheduler_is_replaced(tmp_path: Path) -> None:
     with running_farm(tmp_path, workers=1) as farm:
         os.kill(farm.pid("scheduler"), signal.SIGKILL)
         job_id = farm.client().submit({"prompt": "a green tree", "steps": 4})["id"]
-        assert until(ended(farm, job_id), 60)["state"] == "succeeded"
+        assert until(ended(farm, job_id), 120)["state"] == "succeeded"

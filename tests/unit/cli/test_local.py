@@ -135,7 +135,7 @@ def test_merge_leaves_every_other_file_as_it_was(farm: Farm, model: Path, lora: 
         (["lora", "frobnicate"], "frobnicate"),
         (["submit"], "prompt"),
         (["loras", "explain", "x", "--model", "nowhere"], "nowhere"),
-        (["loras", "explain", "x", "--steps", "many"], "many"),
+        (["loras", "explain", "x", "--steps", "many"], "--steps"),
     ],
 )
 def test_bad_input_is_code_2_and_one_line(farm: Farm, words: list[str], told: str) -> None:

@@ -104,5 +104,5 @@ def test_adapter_says_what_it_is(adapter: catalog.DemoAdapter) -> None:
 def test_weights_are_small_enough_for_a_repository() -> None:
     folders = (catalog.MODEL_DIR, Path(catalog.ADAPTERS[0].path).parent)
     assert (
-        sum(file.stat().st_size for folder in folders for file in folder.rglob("*.safetensors")) < 16 * 2**20
+        sum(file.stat().st_size for folder in folders for file in folder.rglob("*.safetensors")) < 17 * 2**20
     )
