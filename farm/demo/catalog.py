@@ -47,20 +47,27 @@ ADAPTERS: tuple[DemoAdapter, ...] = (
     DemoAdapter(
         name="mosaic", description="Small square tiles with dark joints.", trigger_words=("mosaic style",)
     ),
+    DemoAdapter(
+        name="candy", description="Pinks and creams with plum outlines.", trigger_words=("candy style",)
+    ),
 )
 
-#: Prompts that sample well; together they use every mechanism of the tag language once.
+#: Four scenes, each plain and with adapters; together they use every mechanism of the tag language once.
 EXAMPLE_PROMPTS: tuple[str, ...] = (
     "a house with a red roof and a tree at sunset",
+    "a house with a red roof and a tree at sunset <lora:ink:0.8>",
+    "a house with a red roof and a tree at sunset <lora:neon:1>",
+    "a house with a red roof and a tree at sunset <lora:gold:1>",
+    "a boat on the sea",
+    "a boat on the sea <lora:blueprint>",
+    "a boat on the sea <lora:mosaic:1>",
+    "a boat on the sea <lora:candy:1>",
     "a cat face on a teal background",
-    "a boat on the sea <lora:ink:0.8>",
-    "a happy fox on a blue background <lora:neon:1>",
-    "mountains at night <lora:gold:1>",
-    "a house and a tree <lora:blueprint>",
-    "three red flowers on a yellow background <lora:mosaic:1>",
-    "a red heart next to a blue star on a white background <lora:ink:te=0.4:unet=1>",
-    "a house with a green roof <lora:neon:in=0.2:mid=1:out=1>",
-    "a boat at sunset <lora:gold:0@1,1@10>",
-    "a bear face on a pink background <lora:neon:1~0.0,0~1.0>",
-    "a yellow flower on a purple background <lora:ink:0.5> <lora:gold:0.6>",
+    "a cat face on a teal background <lora:ink:te=0.3:unet=1>",
+    "a cat face on a teal background <lora:neon:in=0.2:mid=1:out=1>",
+    "a cat face on a teal background <lora:gold:0@1,1@10>",
+    "a yellow flower on a blue background",
+    "a yellow flower on a blue background <lora:ink:0.2@1,0.9@8>",
+    "a yellow flower on a blue background <lora:neon:0~0.0,1~1.0>",
+    "a yellow flower on a blue background <lora:ink:0.5> <lora:gold:0.6>",
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support.farm import RunningFarm
+from tests.support.farm import RunningFarm, running_farm
 from tests.support.tiny import tiny_lora, tiny_sd15
 
 pytestmark = pytest.mark.timeout(300)
@@ -86,25 +86,6 @@ def test_a_batch_is_taken_whole_or_told_row_by_row(farm: RunningFarm, tmp_path: 
     assert pointers == ["/rows/1/steps", "/rows/2/prompt"]
 
 
-def test_an_adapter_is_added_used_and_removed(farm: RunningFarm, tmp_path: Path) -> None:
-    model = tiny_sd15(tmp_path / "tiny", seed=3)
-    added = farm.cli("models", "add", str(model), "--name", "tiny")
-    assert added.returncode == 0, added.stderr
-    adapter = tiny_lora(tmp_path / "own-style.safetensors", model)
-    done = farm.cli("loras", "add", str(adapter))
-    assert done.returncode == 0, done.stderr
-    assert "own-style" in farm.cli("loras", "ls").stdout
-    made = farm.cli(
-        "submit", "a fox <lora:own-style:0@1,1@3>", "--model", "tiny", "--steps", "4", "--wait", "--json"
-    )
-    assert json.loads(made.stdout)["state"] == "succeeded", made.stdout
-    wrong = farm.cli("submit", "a fox <lora:own-style>", "--model", "demo")
-    assert wrong.returncode == 2
-    assert "own-style" in wrong.stderr
-    assert farm.cli("loras", "rm", "own-style").returncode == 0
-    assert "own-style" not in farm.cli("loras", "ls").stdout
-
-
 def test_a_damaged_upload_is_refused_and_nothing_is_kept(farm: RunningFarm, tmp_path: Path) -> None:
     bad = tmp_path / "broken.safetensors"
     bad.write_bytes((10**6).to_bytes(8, "little") + b"{}")
@@ -139,3 +120,28 @@ def test_a_drained_worker_gets_nothing_until_it_is_resumed(farm: RunningFarm) ->
     assert farm.client().get(f"/jobs/{job}")["state"] == "queued"
     assert farm.cli("workers", "resume", "worker-1").returncode == 0
     assert farm.cli("jobs", "watch", job).returncode == 0
+
+
+def test_an_adapter_is_added_used_and_removed(tmp_path: Path) -> None:
+    """In a farm of its own: a new model becomes the one that jobs take when they name none."""
+    with running_farm(tmp_path / "farm") as farm:
+        add_use_and_remove(farm, tmp_path)
+
+
+def add_use_and_remove(farm: RunningFarm, tmp_path: Path) -> None:
+    model = tiny_sd15(tmp_path / "tiny", seed=3)
+    added = farm.cli("models", "add", str(model), "--name", "tiny")
+    assert added.returncode == 0, added.stderr
+    adapter = tiny_lora(tmp_path / "own-style.safetensors", model)
+    done = farm.cli("loras", "add", str(adapter))
+    assert done.returncode == 0, done.stderr
+    assert "own-style" in farm.cli("loras", "ls").stdout
+    made = farm.cli(
+        "submit", "a fox <lora:own-style:0@1,1@3>", "--model", "tiny", "--steps", "4", "--wait", "--json"
+    )
+    assert json.loads(made.stdout)["state"] == "succeeded", made.stdout
+    wrong = farm.cli("submit", "a fox <lora:own-style>", "--model", "demo")
+    assert wrong.returncode == 2
+    assert "own-style" in wrong.stderr
+    assert farm.cli("loras", "rm", "own-style").returncode == 0
+    assert "own-style" not in farm.cli("loras", "ls").stdout
