@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, case, insert, select, tuple_, update
@@ -17,12 +17,12 @@ from farm.db.models import Attempt, Image, Job
 from farm.ids import new_ids
 from farm.jobs.leading import assign, lose, note_send, note_waiting, unassign
 from farm.jobs.loading import JobForWorker, ModelFiles, load_for_worker
-from farm.jobs.moves import RELEASED, end_attempt, move, unless_cancelled
+from farm.jobs.moves import RELEASED, end_attempt, move, pause, unless_cancelled
 from farm.jobs.states import HELD, State
 
 __all__ = [
     "Beat", "HeartbeatAnswer", "JobForWorker", "ModelFiles", "NewImage", "assign", "assigned_to", "cancelled", "claim",
-    "fail", "hand_back", "heartbeat", "load_for_worker", "lose", "note_send", "note_waiting", "retry_later", "succeed",
+    "fail", "hand_back", "heartbeat", "load_for_worker", "lose", "note_send", "note_waiting", "pause", "retry_later", "succeed",
     "unassign",
 ]  # fmt: skip
 
@@ -30,8 +30,6 @@ __all__ = [
 Beat = tuple[str, int, str, int]
 
 MAX_RETRIES = 5
-#: first pause after a passing trouble; it doubles with each
-RETRY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,16 +246,6 @@ def retry_later(
         return False
     end_attempt(session, job_id, attempt, "transient", now, detail=message, timings=timings)
     return True
-
-
-def pause(job_id: str, retries: int) -> timedelta:
-    """Pause before the next try. Jobs that fail together do not come back together: the id's last letters spread them.
-
-    >>> pause("job_A", 0) < pause("job_A", 1) < pause("job_A", 2)
-    True
-    """
-    spread = 0.75 + sum(map(ord, job_id[-4:])) % 32 / 64
-    return timedelta(seconds=RETRY_SECONDS * 2**retries * spread)
 
 
 def hand_back(
