@@ -41,5 +41,7 @@ def events(query: EventsQuery) -> Response:
             code="unknown_topic",
         )
     owner = current_user().id
-    frames = sse.follow(services(), owner_id=owner, topics=topics, after=sse.last_event_id())
+    frames = sse.follow(
+        services(), owner_id=owner, topics=topics, after=sse.last_event_id(), gone=sse.hung_up()
+    )
     return sse.stream(services(), owner, frames)

@@ -196,7 +196,13 @@ def job_events(path: JobPath) -> Response:
         return sse.frame(facts, event="job"), State(state["state"]) in TERMINAL
 
     frames = sse.follow(
-        here, owner_id=user.id, topics={"jobs"}, after=sse.last_event_id(), job_id=path.job_id, truth=now
+        here,
+        owner_id=user.id,
+        topics={"jobs"},
+        after=sse.last_event_id(),
+        job_id=path.job_id,
+        truth=now,
+        gone=sse.hung_up(),
     )
     return sse.stream(here, user.id, frames)
 
