@@ -4,8 +4,8 @@
  */
 const STAGES = { fetching: "fetching files", loading: "loading the model", patching: "patching weights", uploading: "saving the pictures" };
 const TICK_SECONDS = 30;
-const RETRY_SECONDS = 3;
-const LOST_AFTER_SECONDS = 2;
+const RETRY_SECONDS = 2;
+const LOST_AFTER_SECONDS = 4;
 
 const states = new Map();
 const paces = new Map();
@@ -14,16 +14,17 @@ let doubt = 0;
 
 export const tell = (name, detail = {}) => document.body.dispatchEvent(new CustomEvent(name, { detail, bubbles: true }));
 
+/** A stream that breaks off and comes back at once, as on a restart of the farm, is not worth a word. */
 function link(state) {
-  const root = document.documentElement;
-  const before = root.dataset.link;
-  clearTimeout(doubt);
   if (state === "lost") {
-    doubt = setTimeout(() => show("lost"), LOST_AFTER_SECONDS * 1000);
+    doubt ||= setTimeout(() => show("lost"), LOST_AFTER_SECONDS * 1000);
     return;
   }
+  clearTimeout(doubt);
+  doubt = 0;
+  const wasLost = document.documentElement.dataset.link === "lost";
   show(state);
-  if (before === "lost") tell("farm:change");
+  if (wasLost) tell("farm:change");
 }
 
 function show(state) {

@@ -42,7 +42,7 @@ document.addEventListener("submit", async (event) => {
   };
   show(starred);
   try {
-    await ask("PATCH", form.action.replace(/^.*\/images\/(.*)\/star$/, "/api/v1/images/$1"), { json: { starred } });
+    await ask("PATCH", form.action.replace(/^.*\/images\/(.*)\/star$/, "/api/v1/images/$1"), { json: { starred }, keepalive: true });
   } catch (error) {
     show(!starred);
     toast(error.message, { bad: true });
