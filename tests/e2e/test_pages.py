@@ -178,7 +178,8 @@ def test_a_batch_with_a_mistake_is_refused_row_by_row_and_then_accepted(
 def test_a_star_stays(page: Page, picture: str) -> None:
     page.goto(f"/images/{picture}")
     star = page.get_by_role("button", name="Star")
-    star.click()
+    with page.expect_response(lambda answer: answer.request.method == "PATCH"):
+        star.click()
     expect(star).to_have_attribute("aria-pressed", "true")
     page.goto("/gallery?starred=true")
     expect(page.locator(f"#shot-{picture}")).to_be_visible()
