@@ -157,6 +157,11 @@ def test_other_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     for tensors, sentence in (
         (whole(1024), "is a Stable Diffusion 2 checkpoint"),
         (whole(768) | {"model.diffusion_model.input_blocks.0.0.weight": (8, 9, 3, 3)}, "takes 9 channels in"),
+        (
+            {"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (2, 2)},
+            "is a transformer's checkpoint",
+        ),
+        ({"blocks.0.self_attn.q.weight": (2, 2)}, "is a transformer's checkpoint"),
         ({"lora_unet_x.lora_down.weight": (2, 2)}, "is an adapter, not a base model"),
         ({"first": (2, 2)}, "holds no UNet in LDM's names"),
         ({"model.diffusion_model.out.0.weight": (2,)}, "holds no VAE"),

@@ -6,8 +6,11 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from farm.errors import BadRequest
+from farm.models.layouts.blocks import stack
 from farm.models.layouts.classes import DENOISERS
 from tests.unit.models.layouts.oracle import described, weighted
 from tests.unit.models.layouts.published import TRANSFORMERS, class_name
@@ -47,6 +50,16 @@ def test_layers_are_those_of_the_module(name: str) -> None:
     assert {layer.component for layer in found} == {"transformer"}
     # what config.json holds beside what was asked for: the class's own defaults, and a few names of diffusers'
     assert list(DENOISERS[class_name(stem)].layers(dict(module.config), "transformer")) == found
+
+
+@given(st.integers(0, 200))
+def test_a_stack_is_cut_into_thirds(count: int) -> None:
+    places = stack("transformer", count)
+    assert [place.index for place in places] == list(range(count))
+    sides = [place.block for place in places]
+    assert sides == sorted(sides, key=("in", "mid", "out").index)
+    sizes = [sides.count(side) for side in ("in", "mid", "out")]
+    assert max(sizes) - min(sizes) <= 1
 
 
 @pytest.mark.parametrize("name", CASES)
