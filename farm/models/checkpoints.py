@@ -51,17 +51,16 @@ def read_checkpoint(path: Path) -> tuple[str, dict[str, Any]]:
 def recognise(header: Header, name: str) -> str:
     """Return the family of a checkpoint with this header; raises as `read_checkpoint`."""
     keys = header.tensors
+    of_unet = any(key.startswith(_UNET) for key in keys)
+    if not of_unet and any("lora" in key or "hada_" in key or "lokr_" in key for key in keys):
+        raise BadRequest(f"{name} is an adapter, not a base model", "add it as an adapter", code="bad_model")
     if any(_TRANSFORMER.match(key) for key in keys):
         raise BadRequest(
             f"{name} is a transformer's checkpoint; Farm reads single files of Stable Diffusion 1.5 and XL only",
             "give a diffusers folder",
             code="unsupported_model",
         )
-    if not any(key.startswith(_UNET) for key in keys):
-        if any("lora" in key or "hada_" in key or "lokr_" in key for key in keys):
-            raise BadRequest(
-                f"{name} is an adapter, not a base model", "add it as an adapter", code="bad_model"
-            )
+    if not of_unet:
         raise BadRequest(f"{name} holds no UNet in LDM's names", "give a diffusers folder", code="bad_model")
     for part, prefix in (
         ("VAE", "first_stage_model."),

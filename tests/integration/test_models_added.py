@@ -56,5 +56,5 @@ def test_what_a_model_cannot_do_is_told_with_what_it_can(farm: Sessions) -> None
         "Euler a does not fit a flux1 model, which predicts flow: one of Flow Euler, UniPC"
     ]
     assert problems(model="flux.1 dev", width=1000) == ["width: 1000 is no multiple of 16: 992 or 1008 is"]
-    assert problems(model="sd3.5 large", height=1552) == ["height: 1552 pixels: give 64 to 1536"]
+    assert problems(model="sd3.5 large", height=3088) == ["height: 3088 pixels: give 64 to 3072"]
     assert problems(model="ltx video", width=720) == ["width: 720 is no multiple of 32: 704 or 736 is"]

@@ -162,6 +162,7 @@ def test_other_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
             "is a transformer's checkpoint",
         ),
         ({"blocks.0.self_attn.q.weight": (2, 2)}, "is a transformer's checkpoint"),
+        ({"transformer_blocks.0.attn.to_q.lora_A.weight": (2, 2)}, "is an adapter, not a base model"),
         ({"lora_unet_x.lora_down.weight": (2, 2)}, "is an adapter, not a base model"),
         ({"first": (2, 2)}, "holds no UNet in LDM's names"),
         ({"model.diffusion_model.out.0.weight": (2,)}, "holds no VAE"),

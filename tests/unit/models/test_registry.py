@@ -25,7 +25,7 @@ _PICTURE = {"width": 1024, "height": 1024, "sampler": "flow_euler", "negative_pr
 #: family, latents and defaults beside those of _PICTURE, by model
 EXPECTED: Mapping[str, tuple[str, Mapping[str, int], Mapping[str, Any]]] = {
     "sd3": ("sd3", {"multiple_of": 16, "max_size": 3072}, {"steps": 28, "guidance_scale": 7.0}),
-    "sd3.5 large": ("sd3", {"multiple_of": 16, "max_size": 1536}, {"steps": 28, "guidance_scale": 4.5}),
+    "sd3.5 large": ("sd3", {"multiple_of": 16, "max_size": 3072}, {"steps": 28, "guidance_scale": 4.5}),
     "flux.1 dev": ("flux1", {"multiple_of": 16}, {"steps": 28, "guidance_scale": 3.5}),
     "flux.1 schnell": ("flux1", {"multiple_of": 16}, {"steps": 4, "guidance_scale": 0.0}),
     "flux.2 dev": ("flux2", {"multiple_of": 16}, {"steps": 50, "guidance_scale": 4.0}),

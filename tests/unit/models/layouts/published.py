@@ -7,8 +7,8 @@ from typing import Any
 #: stem of the class and fields of the config, by model
 TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sd3": ("SD3", {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 192}),
-    "sd3.5 large": ("SD3", {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "qk_norm": "rms_norm"}),
-    "sd3.5 medium": ("SD3", {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "qk_norm": "rms_norm", "dual_attention_layers": tuple(range(13))}),
+    "sd3.5 large": ("SD3", {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "qk_norm": "rms_norm", "pos_embed_max_size": 192}),
+    "sd3.5 medium": ("SD3", {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "qk_norm": "rms_norm", "pos_embed_max_size": 384, "dual_attention_layers": tuple(range(13))}),
     "flux.1 dev": ("Flux", {"guidance_embeds": True}),
     "flux.1 schnell": ("Flux", {"guidance_embeds": False}),
     "flux.2 dev": ("Flux2", {}),
