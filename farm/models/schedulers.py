@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,12 +50,18 @@ def make_scheduler(sampler: str, config: Config, steps: int, device: torch.devic
     if sampler == "lcm":
         timing["original_inference_steps"] = max(steps, scheduler.config.original_inference_steps)
     try:
-        scheduler.set_timesteps(steps, device=device, **timing)
+        with np.errstate(invalid="ignore"):
+            scheduler.set_timesteps(steps, device=device, **timing)
     except ValueError as error:
         line = str(error).splitlines()[0][:200]
         raise BadRequest(
             f"{sampler} cannot do {steps} steps: {line}", "ask for fewer steps", code="bad_steps"
         ) from None
+    if bool(torch.isnan(scheduler.timesteps).any()):
+        # a schedule that is stretched to its last step has none to stretch where the first is the last
+        raise BadRequest(
+            f"{sampler} cannot do {steps} steps with this model", "ask for more steps", code="bad_steps"
+        )
     if hasattr(scheduler, "set_begin_index"):
         # otherwise the index is searched by timestep, which fails where the first two are equal
         scheduler.set_begin_index(0)

@@ -30,7 +30,8 @@ class ZImageDenoiser(PipelineDenoiser):
     def timing(self, spec: SampleSpec) -> dict[str, Any]:
         edge = self.pipeline.vae_scale_factor * 2
         patches = (spec.height // edge) * (spec.width // edge)
-        sigmas = torch.linspace(1.0, 1 / spec.steps, spec.steps).tolist()
+        # rounded to float32 as the pipeline's are, but not a list, which UniPC cannot shift
+        sigmas = torch.linspace(1.0, 1 / spec.steps, spec.steps).to(torch.float64).numpy()
         return {"sigmas": sigmas, "mu": shift(self.model, patches)}
 
     def start(self, spec: SampleSpec, scheduler: Any, generators: list[torch.Generator]) -> Tensor:
