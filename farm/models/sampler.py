@@ -65,6 +65,7 @@ class StepMachine:
         prompts = self._encoder.table(spec.prompt, negative, plan, adapters)
         scheduler = self.scheduler(spec)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in spec.seeds]
+        noise = self._denoiser.noise(spec, generators)
         return SampleState(
             spec=spec,
             plan=plan,
@@ -74,7 +75,7 @@ class StepMachine:
             scheduler=scheduler,
             fresh=self.scheduler(spec),
             bounds=schedulers.call_bounds(scheduler, spec.steps),
-            latents=self._denoiser.start(spec, scheduler, generators),
+            latents=noise * getattr(scheduler, "init_noise_sigma", 1.0),
             generators=generators,
         )
 
@@ -104,16 +105,16 @@ class StepMachine:
         if broken:
             raise Diverged(broken)
 
-    def finish(self, state: SampleState) -> list[Image.Image] | list[Clip]:
+    def finish(self, state: SampleState) -> list[Image.Image | Clip]:
         """Return the pictures, one for each seed; clips where the family makes videos."""
         if not state.done:
             raise ValueError(f"only {state.step} of {state.steps} steps are done")
         pixels = decode(self.model, self._denoiser.unpack(state.latents, state.spec))
         fps = self._denoiser.fps
-        if fps is not None:
-            clips = pixels.permute(0, 2, 1, 3, 4)
-            return [Clip(tuple(to_images(frames)), state.spec.fps or fps) for frames in clips]
-        return to_images(pixels[:, :, 0] if pixels.ndim == 5 else pixels)
+        if fps is None:
+            return list(to_images(pixels[:, :, 0] if pixels.ndim == 5 else pixels))
+        clips = pixels.permute(0, 2, 1, 3, 4)
+        return [Clip(tuple(to_images(frames)), state.spec.fps or fps) for frames in clips]
 
     def preview(self, state: SampleState) -> Image.Image:
         """Return roughly what the first picture will be, at little cost."""
@@ -131,29 +132,19 @@ class StepMachine:
                     code="bad_size",
                 )
         check_fits(spec.sampler, self.model.family)
-        self._check_frames(spec.frames)
+        self._denoiser.check_frames(spec)
         if plan.steps != spec.steps or spec.steps < 1 or not spec.seeds:
             raise ValueError(f"{spec.steps} steps with a plan of {plan.steps} and {len(spec.seeds)} seeds")
         missing = [schedule.sha256[:12] for schedule in plan.adapters if schedule.sha256 not in adapters]
         if missing:
             raise ValueError(f"adapter {missing[0]} is planned but not loaded")
 
-    def _check_frames(self, frames: int) -> None:
-        every = self._denoiser.frame_step
-        if frames < 1 or (frames - 1) % every if every else frames != 1:
-            hint = (
-                f"a multiple of {every} and one more, such as {20 * every + 1}"
-                if every
-                else "it makes pictures: 1"
-            )
-            raise BadRequest(f"{frames} frames do not suit {self.model.info.name}", hint, code="bad_frames")
-
     def _group_key(self, state: SampleState) -> Hashable:
         """Return what states must agree in to share a pass: the shapes of their tensors and the weights."""
         step = min(state.step + 1, state.steps)
         weights = weights_key(state.plan, state.adapters, step, self._denoiser.components(state))
-        spec = state.spec
-        return spec.width, spec.height, spec.frames, self._denoiser.key(state), weights
+        size = (state.spec.width, state.spec.height, tuple(state.latents.shape[1:]))
+        return size, self._denoiser.key(state), weights
 
     def _step_group(self, group: Sequence[SampleState]) -> None:
         first = group[0]

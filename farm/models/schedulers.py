@@ -123,8 +123,9 @@ def denoised(scheduler: Any, output: Any, latents: Tensor, predicted: Tensor, ca
 
     `latents` are those before the call and `output` is what the scheduler's step returned.
     """
-    if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
-        return latents - scheduler.sigmas[call].to(latents) * predicted
+    if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
+        flown: Tensor = latents - scheduler.sigmas[call].to(latents) * predicted
+        return flown
     for name in ("denoised", "pred_original_sample"):
         found = getattr(output, name, None)
         if isinstance(found, Tensor):

@@ -40,13 +40,13 @@ class SampleSpec:
     sampler: str
     #: one picture or clip for each
     seeds: tuple[int, ...]
+    #: of a video, where the family makes videos; None: the model's own
+    frames: int | None = None
+    fps: float | None = None
     #: guidance of Wan 2.2's low-noise expert; None for that of the other
     guidance_scale_2: float | None = None
     #: guidance by a negative prompt in models that are told their `guidance_scale` (Flux.1); 1 is none
     true_cfg_scale: float = 1.0
-    #: frames of a clip, and how many are shown in a second; 0 for as many as the family has
-    frames: int = 1
-    fps: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -83,13 +83,14 @@ class SampleState:
         return max(step for step, bound in enumerate(self.bounds) if bound <= self.calls)
 
     @property
-    def done(self) -> bool:
-        return self.calls >= self.bounds[-1]
+    def timestep(self) -> Tensor:
+        """The timestep of the next call; a run that starts inside the schedule lacks the first ones."""
+        found: Tensor = self.scheduler.timesteps[self.calls - self.bounds[-1]]
+        return found
 
     @property
-    def timestep(self) -> Tensor:
-        """Where in the schedule the next model call is: a scalar; that of the last call when all are done."""
-        return self.scheduler.timesteps[min(self.calls, self.bounds[-1] - 1)]
+    def done(self) -> bool:
+        return self.calls >= self.bounds[-1]
 
     @property
     def text(self) -> Prompts:

@@ -273,5 +273,6 @@ def test_what_does_not_suit_the_family_is_refused(pair_of: PairOf) -> None:
         flux.begin(spec_of("flux1", frames=9))
     with pytest.raises(BadRequest, match="6 frames do not suit tiny-wan: a multiple of 2 and one more"):
         wan.begin(spec_of("wan", frames=6))
+    assert wan.begin(spec_of("wan", frames=None)).latents.shape[2] == 41  # 81 frames
     with pytest.raises(BadRequest, match="flow_euler cannot do 1 steps with this model: ask for more"):
         pair_of("qwenimage").begin(spec_of("qwenimage", steps=1))  # of diffusers' pipeline it is NaN
