@@ -71,9 +71,10 @@ def make_scheduler(sampler: str, config: Config, steps: int, device: torch.devic
 def bare_scheduler(sampler: str, config: Config) -> Any:
     """Return the sampler's scheduler for a model with this scheduler config, before it knows of steps."""
     class_name, fixed = _CLASSES[sampler]
-    return getattr(diffusers, class_name).from_config(
-        {**_LATENT, **config, **_flow_fields(sampler, config), **fixed}
-    )
+    cls = getattr(diffusers, class_name)
+    fields = {**_LATENT, **config, **_flow_fields(sampler, config), **fixed}
+    known = inspect.signature(cls.__init__).parameters
+    return cls(**{name: value for name, value in fields.items() if name in known})
 
 
 def _flow_fields(sampler: str, config: Config) -> dict[str, Any]:

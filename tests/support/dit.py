@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from farm.lora.algorithms.lora import LowRank
 from farm.lora.layout import Layer, Layout
 from farm.models.families import ModelInfo
 from farm.models.load import LoadedModel
@@ -21,11 +23,8 @@ STEPS = 4
 
 def loaded(pipeline: Any, family: str) -> LoadedModel:
     """Return the pipeline as a loaded model, its layout made of all linear layers, each component one region."""
-    pipeline.set_progress_bar_config(disable=True)
     parts = {name: getattr(pipeline, name, None) for name in (*_TEXT, *_DENOISERS)}
     modules = {name: part for name, part in parts.items() if part is not None}
-    for module in (*modules.values(), pipeline.vae):
-        module.requires_grad_(False).eval()
     layers: dict[str, Layer] = {}
     for component, root in modules.items():
         for path, module in root.named_modules():
@@ -124,3 +123,38 @@ def _guidance(family: str, spec: SampleSpec) -> dict[str, Any]:
     if family == "wan":
         told |= {"num_frames": spec.frames, "guidance_scale_2": spec.guidance_scale_2}
     return told
+
+
+class Lora:
+    """Random factors of rank 2 for all linear layers of some components; as `deltas` an adapter for a patcher."""
+
+    def __init__(
+        self, layout: Layout, components: Collection[str], seed: int = 0, scale: float = 0.5
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.factors: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, layer in layout.layers.items():
+            if layer.component in components:
+                out, into = layer.shape
+                up = torch.randn(out, 2, generator=generator) * scale
+                self.factors[name] = (up, torch.randn(2, into, generator=generator) / into**0.5)
+
+    @property
+    def deltas(self) -> dict[str, LowRank]:
+        return {name: LowRank(up, down) for name, (up, down) in self.factors.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the file's content in peft's names; both of Wan's experts are called `transformer` there."""
+        found: dict[str, Tensor] = {}
+        for name, (up, down) in self.factors.items():
+            component, path = name.split(".", 1)
+            key = f"{component.removesuffix('_2')}.{path}"
+            found |= {f"{key}.lora_A.weight": down.clone(), f"{key}.lora_B.weight": up.clone()}
+        return found
+
+    def write_into(self, pipeline: Any, strength: float) -> None:
+        """Change the weights of a pipeline by hand: W + strength · B A."""
+        for name, (up, down) in self.factors.items():
+            component, path = name.split(".", 1)
+            weight = getattr(pipeline, component).get_submodule(path).weight
+            weight.data += strength * (up @ down)
