@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from farm.cli.context import client
 from farm.cli.errors import EXIT_FAILED
 from farm.cli.lora import existing
-from farm.cli.output import console, print_json, table
+from farm.cli.output import console, print_json, say, table
 from farm.client.jobs import submit_batch, wait_for_batch
 
 app = typer.Typer(help="Many jobs in one request.", no_args_is_help=True)
@@ -37,10 +37,10 @@ def submit(
     if json:
         print_json(batch)
     elif dry_run:
-        console.print(f"{batch['total']} jobs are right. Nothing was queued.")
+        say(f"{batch['total']} jobs are right. Nothing was queued.")
     else:
         counts = "  ".join(f"{count} {state}" for state, count in batch["states"].items() if count)
-        console.print(f"{batch['id']}: {counts}")
+        say(f"{batch['id']}: {counts}")
     return EXIT_FAILED if batch.get("states", {}).get("failed") else 0
 
 
@@ -72,7 +72,7 @@ def list_batches(json: Json = False) -> None:
 def cancel(batch: str) -> None:
     """Cancel what has not finished."""
     answer = client().post(f"/batches/{batch}:cancel", {})
-    console.print(f"{batch}: {answer['cancelled']} jobs cancelled")
+    say(f"{batch}: {answer['cancelled']} jobs cancelled")
 
 
 def _watch(farm: Any, batch: str) -> dict[str, Any]:
