@@ -110,11 +110,10 @@ class StepMachine:
         if not state.done:
             raise ValueError(f"only {state.step} of {state.steps} steps are done")
         pixels = decode(self.model, self._denoiser.unpack(state.latents, state.spec))
-        fps = self._denoiser.fps
-        if fps is None:
+        if not self._denoiser.video:
             return list(to_images(pixels[:, :, 0] if pixels.ndim == 5 else pixels))
-        clips = pixels.permute(0, 2, 1, 3, 4)
-        return [Clip(tuple(to_images(frames)), state.spec.fps or fps) for frames in clips]
+        fps = state.spec.fps or float(self.model.info.defaults["fps"])
+        return [Clip(tuple(to_images(frames)), fps) for frames in pixels.permute(0, 2, 1, 3, 4)]
 
     def preview(self, state: SampleState) -> Image.Image:
         """Return roughly what the first picture will be, at little cost."""
@@ -123,12 +122,13 @@ class StepMachine:
 
     def _check(self, spec: SampleSpec, plan: StrengthPlan, adapters: Mapping[str, AdapterLike]) -> None:
         limits = self.model.info.limits
-        multiple = limits["multiple_of"]
+        multiple, most = limits["multiple_of"], limits.get("max_size")
         for name, value in (("width", spec.width), ("height", spec.height)):
-            if value % multiple or value < limits["min_size"]:
+            if value % multiple or value < limits["min_size"] or (most and value > most):
+                bound = f", at most {most}" if most else ""
                 raise BadRequest(
                     f"{name} {value} does not suit {self.model.info.name}",
-                    f"a multiple of {multiple}, at least {limits['min_size']}",
+                    f"a multiple of {multiple}, at least {limits['min_size']}{bound}",
                     code="bad_size",
                 )
         check_fits(spec.sampler, self.model.family)

@@ -9,66 +9,57 @@ import torch
 from torch import Tensor, nn
 
 from farm.lora.algorithms.lora import LowRank
-from farm.lora.layout import Layer, Layout
+from farm.lora.layout import Layout
+from farm.models import defaults, families
 from farm.models.families import ModelInfo
 from farm.models.load import LoadedModel
+from farm.models.registry import PIPELINES
 from farm.models.state import SampleSpec
 from tests.support.tiny_dit import SIZE
 
-#: components that adapters may change, the denoisers last
-_TEXT = ("text_encoder", "text_encoder_2", "text_encoder_3")
-_DENOISERS = ("transformer", "transformer_2")
 STEPS = 4
 
 
 def loaded(pipeline: Any, family: str) -> LoadedModel:
-    """Return the pipeline as a loaded model, its layout made of all linear layers, each component one region."""
-    parts = {name: getattr(pipeline, name, None) for name in (*_TEXT, *_DENOISERS)}
-    modules = {name: part for name, part in parts.items() if part is not None}
-    layers: dict[str, Layer] = {}
-    for component, root in modules.items():
-        for path, module in root.named_modules():
-            if isinstance(module, nn.Linear):
-                layer = Layer(
-                    component=component,
-                    path=path,
-                    kind="linear",
-                    shape=tuple(module.weight.shape),
-                    bias=module.bias is not None,
-                    block="all",
-                )
-                layers[layer.name] = layer
-    scheduler = dict(pipeline.scheduler.config) | {"_class_name": type(pipeline.scheduler).__name__}
+    """Return the pipeline as a loaded model, as if it had been read from a folder."""
+    parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+    configs = {name: _config(part) for name, part in parts.items()}
+    configs["scheduler"] = _config(pipeline.scheduler)
+    name = type(pipeline).__name__
+    registered = PIPELINES[name]
+    layout = families.layout(family, configs)
     info = ModelInfo(
         name=f"tiny-{family}",
         family=family,
         format="diffusers",
-        pipeline=type(pipeline).__name__,
-        configs={"scheduler": scheduler, "transformer": dict(pipeline.transformer.config)},
-        defaults={},
-        limits={"multiple_of": 16, "min_size": 16, "max_steps": 1000},
+        pipeline=name,
+        configs=configs,
+        defaults=defaults.defaults(family, registered, configs, {}),
+        limits=defaults.limits(registered, configs),
         files=(),
         bytes=0,
+        denoisers=layout.denoisers,
+        video=registered.video,
     )
     return LoadedModel(
         info=info,
-        layout=Layout(
-            family=family,
-            denoisers=tuple(name for name in _DENOISERS if name in modules),
-            text_encoders=tuple(name for name in _TEXT if name in modules),
-            blocks=(),
-            layers=layers,
-        ),
+        layout=layout,
         device=torch.device("cpu"),
         dtype=pipeline.transformer.dtype,
-        modules=modules,
+        modules={name: parts[name] for name in layout.components},
         unet=None,
         vae=pipeline.vae,
-        text_encoders={name: part for name, part in modules.items() if name in _TEXT},
+        text_encoders={name: parts[name] for name in layout.text_encoders},
         tokenizers={},
-        scheduler_config=scheduler,
+        scheduler_config=configs["scheduler"],
         pipeline=pipeline,
     )
+
+
+def _config(part: Any) -> dict[str, Any]:
+    """Return a part's config as a folder holds it."""
+    config = part.config.to_dict() if hasattr(part.config, "to_dict") else dict(part.config)
+    return {**config, "_class_name": type(part).__name__}
 
 
 def spec_of(family: str, **fields: Any) -> SampleSpec:
@@ -134,7 +125,7 @@ class Lora:
         generator = torch.Generator().manual_seed(seed)
         self.factors: dict[str, tuple[Tensor, Tensor]] = {}
         for name, layer in layout.layers.items():
-            if layer.component in components:
+            if layer.component in components and layer.kind == "linear":
                 out, into = layer.shape
                 up = torch.randn(out, 2, generator=generator) * scale
                 self.factors[name] = (up, torch.randn(2, into, generator=generator) / into**0.5)

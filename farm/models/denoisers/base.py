@@ -19,8 +19,8 @@ from farm.models.state import SampleSpec, SampleState
 class Denoiser(Texts, Protocol):
     """A family's own part of sampling, for one loaded model. It keeps nothing of a job."""
 
-    #: frames that a clip shows in a second where the job does not say; None where the family makes pictures
-    fps: float | None
+    #: whether it makes clips
+    video: bool
 
     def __init__(self, model: LoadedModel) -> None: ...
 
@@ -52,7 +52,7 @@ class Denoiser(Texts, Protocol):
 class PipelineDenoiser:
     """Does what a diffusers pipeline does, with its modules and its own helpers, one step at a time."""
 
-    fps: float | None = None
+    video = False
     zero_negative = False
 
     def __init__(self, model: LoadedModel) -> None:

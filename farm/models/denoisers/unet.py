@@ -17,7 +17,7 @@ from farm.models.state import SampleSpec, SampleState
 class UNetDenoiser(ChunkedTexts):
     """Denoises with the UNet of one loaded model."""
 
-    fps: float | None = None
+    video = False
 
     def check_frames(self, spec: SampleSpec) -> None:
         only_pictures(self.model, spec)

@@ -17,7 +17,7 @@ from farm.models.state import SampleSpec, SampleState
 class WanDenoiser(PipelineDenoiser):
     """Denoises as `WanPipeline` does: latents are float32 whatever the model's dtype."""
 
-    fps: float | None = 16.0
+    video = True
 
     def check_frames(self, spec: SampleSpec) -> None:
         every = self.pipeline.vae_scale_factor_temporal
@@ -81,8 +81,8 @@ class WanDenoiser(PipelineDenoiser):
         return negative + scale * (positive - negative)
 
     def _frames(self, spec: SampleSpec) -> int:
-        """Return how many frames a job asks for: the model's own number, or 5 seconds, when it does not say."""
-        return spec.frames or int(self.model.info.defaults.get("frames") or 81)
+        """Return how many frames a job asks for: as many as is usual for the model when it does not say."""
+        return spec.frames or int(self.model.info.defaults["frames"])
 
     def _low_noise(self, state: SampleState) -> bool:
         ratio = self.pipeline.config.boundary_ratio
