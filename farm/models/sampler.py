@@ -160,7 +160,7 @@ class StepMachine:
         """Take one step of the scheduler with what the denoiser predicted."""
         scheduler = state.scheduler
         options = schedulers.step_options(scheduler, state.generators)
-        output = scheduler.step(predicted, scheduler.timesteps[state.calls], state.latents, **options)
+        output = scheduler.step(predicted, state.timestep, state.latents, **options)
         state.denoised = schedulers.denoised(scheduler, output, state.latents, predicted, state.calls)
         state.latents = output.prev_sample
         state.calls += 1
