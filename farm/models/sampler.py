@@ -50,8 +50,16 @@ class StepMachine:
         self._encoder = PromptEncoder(model, patcher)
         self._previewer = Previewer(model)
 
-    def begin(self, spec: SampleSpec, plan: StrengthPlan, adapters: Mapping[str, AdapterLike]) -> SampleState:
+    def begin(
+        self,
+        spec: SampleSpec,
+        plan: StrengthPlan,
+        adapters: Mapping[str, AdapterLike],
+        start: Tensor | None = None,
+    ) -> SampleState:
         """Encode the prompts, make the noise: the state before step 1.
+
+        `start` are latents that the noise is put on, as much of it as `spec.strength` says; None: noise alone.
 
         Raises:
             BadRequest: size, steps or sampler do not suit the model.
@@ -64,6 +72,7 @@ class StepMachine:
         scale = self.model.scale
         shape = (len(generators), self.model.latent_channels, spec.height // scale, spec.width // scale)
         noise = randn_tensor(shape, generator=generators, device=self.model.device, dtype=self.model.dtype)
+        bounds = schedulers.call_bounds(scheduler, spec.steps)
         return SampleState(
             spec=spec,
             plan=plan,
@@ -72,15 +81,15 @@ class StepMachine:
             model=self.model.key(),
             scheduler=scheduler,
             fresh=self.scheduler(spec),
-            bounds=schedulers.call_bounds(scheduler, spec.steps),
-            latents=noise * scheduler.init_noise_sigma,
+            bounds=bounds,
+            latents=schedulers.noised(scheduler, noise, start, bounds[-1]),
             generators=generators,
         )
 
     def scheduler(self, spec: SampleSpec) -> Any:
         """Return a fresh scheduler for a run of `spec`."""
         config = self.model.scheduler_config
-        return schedulers.make_scheduler(spec.sampler, config, spec.steps, self.model.device)
+        return schedulers.make_scheduler(spec.sampler, config, spec.steps, self.model.device, spec.strength)
 
     @torch.no_grad()
     def step(self, states: Sequence[SampleState]) -> None:
@@ -175,7 +184,7 @@ class StepMachine:
 
     def _inputs(self, state: SampleState) -> dict[str, Tensor]:
         """Return the UNet's inputs for one state, the negative half first."""
-        timestep = state.scheduler.timesteps[state.calls]
+        timestep = state.timestep
         guided = self._guided(state.spec)
         sample = torch.cat([state.latents] * 2) if guided else state.latents
         sample = state.scheduler.scale_model_input(sample, timestep)
@@ -212,7 +221,7 @@ class StepMachine:
         """Take one step of the scheduler with what the UNet predicted."""
         scheduler = state.scheduler
         options = schedulers.step_options(scheduler, state.generators)
-        output = scheduler.step(noise, scheduler.timesteps[state.calls], state.latents, **options)
+        output = scheduler.step(noise, state.timestep, state.latents, **options)
         state.denoised = schedulers.denoised(scheduler, output)
         state.latents = output.prev_sample
         state.calls += 1

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from farm.errors import BadRequest
+from farm.models.hires import schedule_steps
 from farm.models.layouts.blocks import Config
 
 #: class and fixed fields of each sampler; all other fields are the model's
@@ -34,18 +35,23 @@ _LATENT = {"clip_sample": False}
 _MISSING = object()
 
 
-def make_scheduler(sampler: str, config: Config, steps: int, device: torch.device) -> Any:
+def make_scheduler(
+    sampler: str, config: Config, steps: int, device: torch.device, strength: float = 1.0
+) -> Any:
     """Return a scheduler of its own for one run of `steps` steps.
+
+    With a `strength` below 1 they are the last `steps` of a longer schedule, which begins at so much noise.
 
     Raises:
         BadRequest: the sampler cannot do this number of steps with this model.
     """
     scheduler = bare_scheduler(sampler, config)
+    whole = schedule_steps(steps, strength)
     options = {}
     if sampler == "lcm":
-        options["original_inference_steps"] = max(steps, scheduler.config.original_inference_steps)
+        options["original_inference_steps"] = max(whole, scheduler.config.original_inference_steps)
     try:
-        scheduler.set_timesteps(steps, device=device, **options)
+        scheduler.set_timesteps(whole, device=device, **options)
     except ValueError as error:
         line = str(error).splitlines()[0][:200]
         raise BadRequest(
@@ -53,7 +59,7 @@ def make_scheduler(sampler: str, config: Config, steps: int, device: torch.devic
         ) from None
     if hasattr(scheduler, "set_begin_index"):
         # otherwise the index is searched by timestep, which fails where the first two are equal
-        scheduler.set_begin_index(0)
+        scheduler.set_begin_index(len(scheduler.timesteps) - call_bounds(scheduler, steps)[-1])
     return scheduler
 
 
@@ -66,10 +72,23 @@ def bare_scheduler(sampler: str, config: Config) -> Any:
 def call_bounds(scheduler: Any, steps: int) -> tuple[int, ...]:
     """Return how many model calls are done after each step of the person's count, `bounds[0] == 0`.
 
-    Heun calls the model twice a step but once in the last: after n steps 2n - 1 calls.
+    Heun calls the model twice a step but once in the last: after n steps 2n - 1 calls. A schedule of more steps is
+    entered so late that `steps` of them are left.
     """
-    total, order = len(scheduler.timesteps), int(getattr(scheduler, "order", 1))
+    order = int(getattr(scheduler, "order", 1))
+    whole = -(-len(scheduler.timesteps) // order)
+    total = len(scheduler.timesteps) - (whole - steps) * order
     return (*(min(step * order, total) for step in range(steps)), total)
+
+
+def noised(scheduler: Any, noise: Tensor, start: Tensor | None, calls: int) -> Tensor:
+    """Return the latents that a run of `calls` model calls begins with: noise alone, or `start` under so much noise."""
+    if start is None:
+        pure: Tensor = noise * scheduler.init_noise_sigma
+        return pure
+    first = scheduler.timesteps[-calls:][:1].repeat(len(noise))
+    mixed: Tensor = scheduler.add_noise(start, noise, first)
+    return mixed
 
 
 def step_options(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from farm.lora.layout import Region
 from farm.lora.schedule import AdapterSchedule, StrengthPlan
 from farm.models import schedulers
 from farm.models.encode import Prompts, PromptTable, Text
+from farm.models.hires import Hires
 from farm.models.strengths import AdapterLike
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ class SampleSpec:
     sampler: str
     #: one picture for each
     seeds: tuple[int, ...]
+    #: of a video, where the family makes videos; None: the model's own
+    frames: int | None = None
+    fps: float | None = None
+    #: the second pass that follows; see `farm.models.second_pass`
+    hires: Hires | None = None
+    #: how much noise a run begins with: below 1 it starts from latents, `steps` from the schedule's end
+    strength: float = 1.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -74,6 +82,12 @@ class SampleState:
     def step(self) -> int:
         """Steps of the person's count that are done."""
         return max(step for step, bound in enumerate(self.bounds) if bound <= self.calls)
+
+    @property
+    def timestep(self) -> Tensor:
+        """The timestep of the next call; a run that starts inside the schedule lacks the first ones."""
+        found: Tensor = self.scheduler.timesteps[self.calls - self.bounds[-1]]
+        return found
 
     @property
     def done(self) -> bool:
@@ -126,7 +140,9 @@ class SampleState:
             raise Permanent("the checkpoint of this job belongs to another base model", "start it again")
         device = machine.model.device
         tensors = read_tensors(data)
-        spec = SampleSpec(**{**about["spec"], "seeds": tuple(about["spec"]["seeds"])})
+        asked = about["spec"]
+        hires = Hires(**asked["hires"]) if asked.get("hires") else None
+        spec = SampleSpec(**{**asked, "seeds": tuple(asked["seeds"]), "hires": hires})
         scheduler = machine.scheduler(spec)
         prefix = "history."
         history = {

@@ -353,11 +353,11 @@ def test_a_store_that_is_away_for_a_while_costs_time_only(rig: Rig, start: Start
                 raise Transient("the store is unreachable")
             effects.fetch(sha256, path)
 
-        def upload(key: str, data: bytes) -> str:
+        def upload(key: str, data: bytes, media_type: str) -> str:
             calls["upload"] += 1
             if calls["upload"] <= 2:
                 raise Transient("the store is unreachable")
-            return effects.upload(key, data)
+            return effects.upload(key, data, media_type)
 
         return dataclasses.replace(effects, fetch=fetch, upload=upload)
 
