@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from farm.cli.output import console, print_json, size, table
+from farm.cli.output import print_json, say, size, table
 from farm.errors import BadRequest
 from farm.lora.formats.header import read_header
 from farm.lora.formats.inspect import AdapterInfo
@@ -44,8 +44,8 @@ def merge(
         print_json(report)
         return
     for row in report["adapters"]:
-        console.print(f"{row['file']} at {row['strength']:g}: {row['layers']} layers")
-    console.print(f"Wrote {out}. Next: farm models add {out}")
+        say(f"{row['file']} at {row['strength']:g}: {row['layers']} layers")
+    say(f"Wrote {out}. Next: farm models add {out}")
 
 
 def existing(path: Path) -> Path:

@@ -120,7 +120,6 @@ class Sampler:
         self._turns.put(turn)
         while not turn.started.wait(_LOOK_SECONDS):
             try:
-                # what waits its turn when the worker stops would only begin, so it is handed back
                 self._hands.hand_back_unless(work.held, float("inf"))
                 work.held.check()
             except BaseException:
@@ -143,6 +142,8 @@ class Sampler:
 
     def _serve(self, turn: _Turn) -> list[Result]:
         work = turn.work
+        # what has not begun when the worker stops is handed back
+        self._hands.hand_back_unless(work.held, float("inf"))
         work.held.check()
         hot = self._open(turn)
         batches: deque[tuple[int, ...]] = deque([work.spec.seeds])
