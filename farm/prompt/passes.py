@@ -69,5 +69,6 @@ def _for_second_pass(tag: Tag) -> bool:
 
 
 def _idle(tag: Tag) -> str:
-    keys = ", ".join(key for key in KEYS if key in tag.curves)
-    return f"{tag.source}: {keys} has no effect, as no second pass is asked for (hr_scale)"
+    keys = [key for key in KEYS if key in tag.curves]
+    verb = "has" if len(keys) == 1 else "have"
+    return f"{tag.source}: {', '.join(keys)} {verb} no effect, as no second pass is asked for (hr_scale)"

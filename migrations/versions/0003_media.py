@@ -19,8 +19,8 @@ def upgrade() -> None:
         "images", sa.Column("media_type", sa.String(), nullable=False, server_default=sa.text("'image/png'"))
     )
     op.add_column("images", sa.Column("frames", INTEGER, nullable=False, server_default=sa.text("1")))
-    op.add_column("images", sa.Column("fps", sa.Float(), nullable=True))
-    op.add_column("images", sa.Column("duration", sa.Float(), nullable=True))
+    op.add_column("images", sa.Column("fps", sa.Double(), nullable=True))
+    op.add_column("images", sa.Column("duration", sa.Double(), nullable=True))
     op.add_column("images", sa.Column("poster_key", sa.String(), nullable=True))
 
 

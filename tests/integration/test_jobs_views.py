@@ -158,7 +158,9 @@ def test_workers_tell_what_they_hold(farm: Sessions) -> None:
         (view,) = views.worker_views(session)
         assert views.worker_view(session, view["id"]) == view
     assert view["models"] == [{"key": MODEL_KEY, "name": "tiny"}]
-    assert view["jobs"] == [{"id": "job_a02", "state": "running", "stage": "sampling", "step": 3, "steps": 4}]
+    assert view["jobs"] == [
+        {"id": "job_a02", "state": "running", "stage": "sampling", "step": 3, "total_steps": 4}
+    ]
 
 
 def test_the_queue_is_summed_up(farm: Sessions) -> None:
