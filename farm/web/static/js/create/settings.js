@@ -1,5 +1,5 @@
 /** The settings column: shapes, sliders beside numbers, the seed, and the sheet that it becomes on a phone. */
-import { changed, data, form, modelOf, onChange, secondPass, steps } from "./state.js";
+import { changed, data, form, makesVideos, modelOf, onChange, secondPass, steps } from "./state.js";
 
 const RATIOS = [["1:1", 1, 1], ["3:2", 3, 2], ["2:3", 2, 3], ["16:9", 16, 9], ["9:16", 9, 16]];
 const MAX_SEED = 2 ** 32;
@@ -53,7 +53,7 @@ function show() {
     if (document.activeElement !== slider) slider.value = value;
     slider.style.setProperty("--v", `${(100 * (Math.min(slider.max, value) - slider.min)) / (slider.max - slider.min)}%`);
   }
-  if (video) video.hidden = video.disabled = !("frames" in defaults);
+  if (video) video.hidden = !makesVideos();
   hires.hidden = model ? !model.second_pass : false;
   const scale = Number(form.elements.hr_scale.value);
   hiresWord.textContent = secondPass() && scale > 1 ? `${grown(now[0], scale)} × ${grown(now[1], scale)}` : "off";

@@ -38,6 +38,8 @@ export function writeTag(tag, origin) {
   write(text.slice(0, tag.start) + tag + text.slice(tag.end), origin);
 }
 
+export const makesVideos = () => "frames" in (modelOf()?.defaults ?? {});
+
 /** Whether the form asks for a second pass that the model can make. */
 export const secondPass = () => Boolean(form.elements.hr_scale.value.trim() && modelOf()?.second_pass);
 
@@ -50,8 +52,7 @@ export function spec() {
   }
   for (const name of ["width", "height", "steps", "guidance_scale", "seed", "count", "frames", "fps", "hr_scale", "hr_steps", "hr_strength"]) {
     const value = form.elements[name]?.value.trim();
-    if (!value || (name.startsWith("hr_") && !secondPass())) continue;
-    if (form.elements[name].matches("fieldset:disabled *")) continue;
+    if (!value || (name.startsWith("hr_") && !secondPass()) || (["frames", "fps"].includes(name) && !makesVideos())) continue;
     asked[name] = Number.isFinite(Number(value)) ? Number(value) : value;
   }
   return asked;
