@@ -54,8 +54,16 @@ class StepMachine:
         self._encoder = PromptEncoder(self._denoiser, model.layout.text_encoders, patcher)
         self._previewer = Previewer(model)
 
-    def begin(self, spec: SampleSpec, plan: StrengthPlan, adapters: Mapping[str, AdapterLike]) -> SampleState:
+    def begin(
+        self,
+        spec: SampleSpec,
+        plan: StrengthPlan,
+        adapters: Mapping[str, AdapterLike],
+        start: Tensor | None = None,
+    ) -> SampleState:
         """Encode the prompts, make the noise: the state before step 1.
+
+        `start` are latents that the noise is put on, as much of it as `spec.strength` says; None: noise alone.
 
         Raises:
             BadRequest: size, frames, steps or sampler do not suit the model.
@@ -66,6 +74,7 @@ class StepMachine:
         scheduler = self.scheduler(spec)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in spec.seeds]
         noise = self._denoiser.noise(spec, generators)
+        bounds = schedulers.call_bounds(scheduler, spec.steps)
         return SampleState(
             spec=spec,
             plan=plan,
@@ -74,8 +83,8 @@ class StepMachine:
             model=self.model.key(),
             scheduler=scheduler,
             fresh=self.scheduler(spec),
-            bounds=schedulers.call_bounds(scheduler, spec.steps),
-            latents=noise * getattr(scheduler, "init_noise_sigma", 1.0),
+            bounds=bounds,
+            latents=schedulers.noised(scheduler, noise, start, bounds[-1]),
             generators=generators,
         )
 
@@ -83,7 +92,9 @@ class StepMachine:
         """Return a fresh scheduler for a run of `spec`."""
         config = self.model.scheduler_config
         timing = self._denoiser.timing(spec)
-        return schedulers.make_scheduler(spec.sampler, config, spec.steps, self.model.device, **timing)
+        return schedulers.make_scheduler(
+            spec.sampler, config, spec.steps, self.model.device, spec.strength, **timing
+        )
 
     @torch.no_grad()
     def step(self, states: Sequence[SampleState]) -> None:
@@ -161,6 +172,6 @@ class StepMachine:
         scheduler = state.scheduler
         options = schedulers.step_options(scheduler, state.generators)
         output = scheduler.step(predicted, state.timestep, state.latents, **options)
-        state.denoised = schedulers.denoised(scheduler, output, state.latents, predicted, state.calls)
+        state.denoised = schedulers.denoised(scheduler, output, state.latents, predicted)
         state.latents = output.prev_sample
         state.calls += 1

@@ -18,6 +18,7 @@ from farm.lora.layout import Region
 from farm.lora.schedule import AdapterSchedule, StrengthPlan
 from farm.models import schedulers
 from farm.models.encode import Prompts, PromptTable, Text
+from farm.models.hires import Hires
 from farm.models.strengths import AdapterLike
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class SampleSpec:
     guidance_scale_2: float | None = None
     #: guidance by a negative prompt in models that are told their `guidance_scale` (Flux.1); 1 is none
     true_cfg_scale: float = 1.0
+    #: the second pass that follows; see `farm.models.second_pass`
+    hires: Hires | None = None
+    #: how much noise a run begins with: below 1 it starts from latents, `steps` from the schedule's end
+    strength: float = 1.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -144,7 +149,9 @@ class SampleState:
             raise Permanent("the checkpoint of this job belongs to another base model", "start it again")
         device = machine.model.device
         tensors = read_tensors(data)
-        spec = SampleSpec(**{**about["spec"], "seeds": tuple(about["spec"]["seeds"])})
+        asked = about["spec"]
+        hires = Hires(**asked["hires"]) if asked.get("hires") else None
+        spec = SampleSpec(**{**asked, "seeds": tuple(asked["seeds"]), "hires": hires})
         scheduler = machine.scheduler(spec)
         prefix = "history."
         history = {
