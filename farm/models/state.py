@@ -18,6 +18,7 @@ from farm.lora.layout import Region
 from farm.lora.schedule import AdapterSchedule, StrengthPlan
 from farm.models import schedulers
 from farm.models.encode import Prompts, PromptTable, Text
+from farm.models.hires import Hires
 from farm.models.strengths import AdapterLike
 
 if TYPE_CHECKING:
@@ -38,8 +39,19 @@ class SampleSpec:
     guidance_scale: float
     #: a key of `farm.models.samplers.SAMPLERS`
     sampler: str
-    #: one picture for each
+    #: one picture or clip for each
     seeds: tuple[int, ...]
+    #: of a video, where the family makes videos; None: the model's own
+    frames: int | None = None
+    fps: float | None = None
+    #: guidance of Wan 2.2's low-noise expert; None for that of the other
+    guidance_scale_2: float | None = None
+    #: guidance by a negative prompt in models that are told their `guidance_scale` (Flux.1); 1 is none
+    true_cfg_scale: float = 1.0
+    #: the second pass that follows; see `farm.models.second_pass`
+    hires: Hires | None = None
+    #: how much noise a run begins with: below 1 it starts from latents, `steps` from the schedule's end
+    strength: float = 1.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -76,8 +88,19 @@ class SampleState:
         return max(step for step, bound in enumerate(self.bounds) if bound <= self.calls)
 
     @property
+    def timestep(self) -> Tensor:
+        """The timestep of the next call; a run that starts inside the schedule lacks the first ones."""
+        found: Tensor = self.scheduler.timesteps[self.calls - self.bounds[-1]]
+        return found
+
+    @property
     def done(self) -> bool:
         return self.calls >= self.bounds[-1]
+
+    @property
+    def text(self) -> Prompts:
+        """What the next step is denoised under."""
+        return self.prompts.at(min(self.step + 1, self.steps))
 
     def save(self) -> bytes:
         """Return the state as a safetensors file. Adapters are left out: the plan names their content."""
@@ -126,7 +149,9 @@ class SampleState:
             raise Permanent("the checkpoint of this job belongs to another base model", "start it again")
         device = machine.model.device
         tensors = read_tensors(data)
-        spec = SampleSpec(**{**about["spec"], "seeds": tuple(about["spec"]["seeds"])})
+        asked = about["spec"]
+        hires = Hires(**asked["hires"]) if asked.get("hires") else None
+        spec = SampleSpec(**{**asked, "seeds": tuple(asked["seeds"]), "hires": hires})
         scheduler = machine.scheduler(spec)
         prefix = "history."
         history = {
