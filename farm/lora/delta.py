@@ -87,8 +87,9 @@ class LayerTensors:
             return None
         tensor = found.to(torch.float32, copy=True)
         scale = self.raw(suffix + SCALE)
-        if scale is not None:  # one for all or one for each row
-            tensor.mul_(scale.to(torch.float32).reshape(-1, *[1] * (tensor.dim() - 1)).squeeze())
+        if scale is not None:
+            rows = (-1, *[1] * (tensor.dim() - 1)) if scale.numel() > 1 else ()
+            tensor.mul_(scale.to(torch.float32).reshape(rows))
         return self.finite(suffix, tensor)
 
     def finite(self, suffix: str, tensor: Tensor) -> Tensor:

@@ -33,12 +33,14 @@ class Unfit(ValueError):
 
 
 def ranks_of(algorithm: str, shapes: Shapes) -> int | None:
-    """Rank of a module's factors; None for what has no rank."""
+    """Rank of a module's factors; None for what has no rank, or makes no sense."""
     if algorithm in ("lora", "locon", "dora", "loha"):
-        joined = _joined(shapes)
-        first = next(
-            (joined[name] for name in ("lora_down", "embedding_a", "hada_w1_b") if name in joined), ()
-        )
+        try:
+            joined = _joined(shapes)
+        except Unfit:
+            return None
+        named = (joined[name] for name in ("lora_down", "embedding_a", "hada_w1_b") if name in joined)
+        first = next(named, ())
         return first[0] if first else None
     if algorithm == "lokr":
         if shapes.get("lokr_w2_b"):
