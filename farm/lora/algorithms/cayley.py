@@ -14,9 +14,8 @@ def turns(layer: LayerTensors, suffix: str, skew: Tensor) -> Tensor:
     Raises BadRequest when Q, made from `suffix`, is too large for that.
     """
     eye = torch.eye(skew.shape[-1])
-    try:
-        # R - I = 2 Q (I - Q)⁻¹, without the cancellation of a small turn against I
-        found: Tensor = torch.linalg.solve(eye - skew, 2 * skew, left=False)
-    except torch.linalg.LinAlgError:
+    # R - I = 2 Q (I - Q)⁻¹, without the cancellation of a small turn against I
+    found, singular = torch.linalg.solve_ex(eye - skew, 2 * skew, left=False)
+    if bool(singular.any()):
         found = torch.full_like(skew, torch.nan)
     return layer.finite(suffix, found)

@@ -38,7 +38,7 @@ class InputRotation(Delta):
         for stage, turn in enumerate(self.turns.to(pristine.device)):
             # each half of a block comes from another block; in the first stage a block keeps its own halves
             halves = (2, 2**stage, size // 2) if stage else (1, 1, size)
-            paired = columns.unflatten(1, (-1, *halves)).transpose(2, 3)
+            paired = columns.reshape(len(columns), -1, *halves).transpose(2, 3)
             blocks = paired.reshape(len(columns), -1, size)
             turned = blocks + torch.einsum("okj,kij->oki", blocks, turn.expand(blocks.shape[1], -1, -1))
             columns = turned.reshape(paired.shape).transpose(2, 3).reshape(flat.shape)
