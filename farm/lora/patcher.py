@@ -166,7 +166,7 @@ class Patcher:
         slot.key = key
 
     def _write_bias(self, slot: _Slot, terms: Sequence[Term]) -> None:
-        wanted = any(term.delta.bias is not None for term in terms)
+        wanted = any(term.delta.changes_bias for term in terms)
         if not (wanted or slot.bias_changed):
             return
         bias, name = parameter(slot.module, "bias"), f"{slot.layer.name}.bias"

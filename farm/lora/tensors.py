@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,8 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
+#: peft writes about a thousand
+_MAX_CONFIG_LETTERS = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,17 +86,18 @@ def load(path: Path, layout: Layout, *, sha256: str | None = None, name: str = "
     messages call it.
     """
     header = read_header(path)
-    info = inspect(header, path.name)
+    configs = peft_configs(header.metadata) or _neighbour(path)
+    info = inspect(header, path.name, configs)
     found = match(header.tensors, header.metadata, layout)
     warnings = check(info, found, layout, name or path.stem)
-    configs = peft_configs(header.metadata) or _neighbour(path)
     lycoris = "lycoris" in header.metadata.get("ss_network_module", "").lower()
     deltas: dict[str, Delta] = {}
+    notes: dict[str, list[str]] = {}
     with MappedFile(path, header) as file:
         for layer_name, tensors in found.layers.items():
             layer = layout.layers[layer_name]
             deltas[layer_name] = READERS[tensors.algorithm](
-                _layer_tensors(file, layer, tensors, configs, lycoris)
+                _layer_tensors(file, layer, tensors, configs, lycoris, notes)
             )
     return Adapter(
         sha256=sha256,
@@ -102,29 +105,46 @@ def load(path: Path, layout: Layout, *, sha256: str | None = None, name: str = "
         bytes=sum(_bytes(delta) for delta in deltas.values()),
         info=info,
         missed=found.missed,
-        warnings=warnings,
+        warnings=(*warnings, *_sentences(notes)),
     )
 
 
 def _layer_tensors(
-    file: MappedFile, layer: Layer, tensors: LayerFile, configs: Mapping[str, PeftConfig], lycoris: bool
+    file: MappedFile,
+    layer: Layer,
+    tensors: LayerFile,
+    configs: Mapping[str, PeftConfig],
+    lycoris: bool,
+    notes: dict[str, list[str]],
 ) -> LayerTensors:
     keys = tensors.keys
-    config = configs.get(layer.component, configs.get(""))
-    path = address(tensors.module).path
 
     def raw(suffix: str) -> Tensor | None:
         return file.tensor(keys[suffix]) if suffix in keys else None
 
-    scale: Callable[[int | None], float | None] = lambda rank: config.scale_of(path, rank) if config else None  # noqa: E731
+    def warn(sentence: str) -> None:
+        notes.setdefault(sentence, []).append(tensors.module)
+
     return LayerTensors(
         module=tensors.module,
         algorithm=tensors.algorithm,
         shape=layer.shape,
+        has_bias=layer.bias,
         raw=raw,
-        metadata_scale=scale,
+        path=address(tensors.module).path,
+        peft=configs.get(layer.component, configs.get("")),
         zero_alpha_is_rank=lycoris,
+        warn=warn,
     )
+
+
+def _sentences(notes: Mapping[str, list[str]]) -> list[str]:
+    """One warning for each thing to know, however many modules it is about."""
+    more = {
+        sentence: f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        for sentence, found in notes.items()
+    }
+    return [f"{found[0]}{more[sentence]}: {sentence}" for sentence, found in notes.items()]
 
 
 def _neighbour(path: Path) -> Mapping[str, PeftConfig]:
@@ -133,8 +153,9 @@ def _neighbour(path: Path) -> Mapping[str, PeftConfig]:
     if path.name != "adapter_model.safetensors" or not config.is_file():
         return {}
     try:
-        found = json.loads(config.read_text())
-    except ValueError as exc:
+        with config.open(encoding="utf-8") as file:
+            found = json.loads(file.read(_MAX_CONFIG_LETTERS))
+    except (ValueError, RecursionError) as exc:
         raise BadRequest(
             f"{config.name} beside {path.name} is no JSON", "save the adapter again", code="bad_file"
         ) from exc
@@ -143,4 +164,5 @@ def _neighbour(path: Path) -> Mapping[str, PeftConfig]:
 
 def _bytes(delta: Delta) -> int:
     kept = sum(tensor.numel() * tensor.element_size() for tensor in delta.tensors())
-    return kept + (0 if delta.bias is None else delta.bias.numel() * delta.bias.element_size())
+    biases = [tensor for tensor in (delta.bias, delta.bias_factor) if tensor is not None]
+    return kept + sum(tensor.numel() * tensor.element_size() for tensor in biases)
