@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from farm.errors import BadRequest
@@ -90,6 +90,18 @@ class Settings(BaseSettings):
         False, description="`@` interpolates linearly with steps counted from 0, as loractl does."
     )
     lora_force_reload: bool = Field(False, description="Read adapters from the store for every job.")
+    lora_fuse_native: bool = Field(
+        False,
+        description="Keep no second copy of the weights that adapters change: they are put back from the model's file, "
+        "bit for bit, which takes less memory and, on a GPU, more time a change.",
+    )
+    lora_force_diffusers: bool = Field(
+        False, description="Apply adapters by diffusers' own loader instead of Farm's engine."
+    )
+    lora_fuse_diffusers: bool = Field(
+        False,
+        description="With lora_force_diffusers: merge adapters into the weights instead of running them beside.",
+    )
 
     # worker
     worker_name: str = Field("", description="Name of this worker; empty: the host's name and its device.")
@@ -133,7 +145,12 @@ class Settings(BaseSettings):
     )
 
     log_level: str = Field("INFO", description="Least severity that is logged: DEBUG, INFO, WARNING, ERROR.")
-    lora_debug: bool = Field(False, description="Log per layer what an adapter matched, at which strength.")
+    lora_debug: bool = Field(
+        False,
+        validation_alias=AliasChoices("FARM_LORA_DEBUG", "SD_LORA_DEBUG", "lora_debug"),
+        description="Log per layer what an adapter matched or missed, at which strength and in which time; "
+        "SD_LORA_DEBUG is understood as well.",
+    )
 
     def resolved_database_url(self) -> str:
         """The database, with SQLite in the data folder as the default."""

@@ -42,3 +42,10 @@ def resume(name: str) -> None:
     """Give work to a drained worker again."""
     client().post(f"/workers/{name}:resume", {})
     say(f"{name} takes work again.")
+
+
+@app.command()
+def reload(name: str) -> None:
+    """Let a worker drop its models and adapters and load them afresh with its next job."""
+    client().post(f"/workers/{name}:reload", {})
+    say(f"{name} loads its model afresh with the next job.")

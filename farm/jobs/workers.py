@@ -29,6 +29,8 @@ class WorkerOrders:
     drain: bool
     #: this worker was given up; it has to register again before it may take jobs
     gone: bool
+    #: how often it was asked to load its models afresh
+    reloads: int = 0
 
 
 def register(
@@ -73,10 +75,12 @@ def beat(session: Session, worker_id: str, report: WorkerReport, now: datetime) 
         update(Worker)
         .where(Worker.id == worker_id, Worker.state != "gone")
         .values(seq=Worker.seq + 1, report=report.as_dict(), last_seen=now)
-        .returning(Worker.drain_requested),
+        .returning(Worker.drain_requested, Worker.reloads_requested),
         execution_options=_NO_SYNC,
     ).one_or_none()
-    return WorkerOrders(drain=row is not None and row.drain_requested, gone=row is None)
+    if row is None:
+        return WorkerOrders(drain=False, gone=True)
+    return WorkerOrders(drain=row.drain_requested, gone=False, reloads=row.reloads_requested)
 
 
 def drain(session: Session, worker_id: str) -> None:
@@ -95,6 +99,15 @@ def resume(session: Session, worker_id: str) -> None:
         NotFound: no such worker.
     """
     _order(session, worker_id, drain_requested=False, state="up")
+
+
+def reload(session: Session, worker_id: str) -> None:
+    """Ask a worker to drop its models and adapters after its present job, so that the next one loads them afresh.
+
+    Raises:
+        NotFound: no such worker.
+    """
+    _order(session, worker_id, reloads_requested=Worker.reloads_requested + 1)
 
 
 def _order(session: Session, worker_id: str, **values: Any) -> None:

@@ -31,6 +31,7 @@ class Heartbeat:
         progress: Progress,
         report: Callable[[], WorkerReport],
         register: Callable[[], None],
+        reload: Callable[[], None],
         worker_id: str,
         seconds: float,
     ):
@@ -39,6 +40,9 @@ class Heartbeat:
         self._progress = progress
         self._report = report
         self._register = register
+        self._reload = reload
+        #: orders to reload that were there before this process had loaded anything
+        self._reloads: int | None = None
         self._worker_id = worker_id
         self._loop = _Loop("heartbeat", seconds, self.beat)
         self.start, self.close = self._loop.start, self._loop.close
@@ -53,6 +57,9 @@ class Heartbeat:
             self._register()
             return
         self._hands.obey(answer)
+        if self._reloads is not None and orders.reloads > self._reloads:
+            self._reload()
+        self._reloads = orders.reloads
         if orders.drain != self._hands.draining:
             self._hands.draining = orders.drain
             log.info("draining" if orders.drain else "resumed")

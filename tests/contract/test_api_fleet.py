@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from farm.db.models import Worker
 from farm.jobs.reports import WorkerReport
 from tests.support.jobs import add_worker
 from tests.support.web import WebFarm
@@ -46,8 +47,15 @@ def test_an_operator_drains_and_resumes(farm: WebFarm, worker: str):
     assert farm.post("/workers/gpu-2:drain").status_code == 404
 
 
+def test_an_operator_has_the_model_loaded_afresh(farm: WebFarm, worker: str):
+    assert farm.post(f"/workers/{worker}:reload").get_json()["state"] == "up"
+    with farm.services.sessions() as session:
+        assert session.get(Worker, worker).reloads_requested == 1
+    assert farm.post("/workers/gpu-2:reload").status_code == 404
+
+
 def test_an_artist_does_not(farm: WebFarm, worker: str):
-    for verb in ("drain", "resume"):
+    for verb in ("drain", "resume", "reload"):
         answer = farm.post(f"/workers/{worker}:{verb}", key=farm.stranger_key)
         assert answer.status_code == 403
     assert farm.get(f"/workers/{worker}").get_json()["state"] == "up"

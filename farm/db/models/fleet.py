@@ -22,6 +22,8 @@ class Worker(Base):
     state: Mapped[str] = mapped_column(default="up")
     #: asked for by an operator; the worker obeys with its next heartbeat
     drain_requested: Mapped[bool] = mapped_column(default=False)
+    #: how often an operator asked it to load its models afresh; the worker obeys when the number grows
+    reloads_requested: Mapped[int] = mapped_column(default=0, server_default="0")
     #: farm.jobs.reports.WorkerReport as JSON
     report: Mapped[dict[str, Any]]
     #: heartbeat counter: what leases go by, never the clock

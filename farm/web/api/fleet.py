@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from flask import Response, jsonify
@@ -62,23 +63,26 @@ def show_worker(path: WorkerPath) -> Response:
 @api.post("/workers/<name:worker_id>:drain", responses={"200": WorkerView})
 def drain_worker(path: WorkerPath) -> Response:
     """Let a worker finish what it has and give it nothing new. For operators."""
-    return _order(path.worker_id, drain=True)
+    return _order(path.worker_id, workers.drain)
 
 
 @api.post("/workers/<name:worker_id>:resume", responses={"200": WorkerView})
 def resume_worker(path: WorkerPath) -> Response:
     """Give work to a drained worker again. For operators."""
-    return _order(path.worker_id, drain=False)
+    return _order(path.worker_id, workers.resume)
 
 
-def _order(id_or_name: str, *, drain: bool) -> Response:
+@api.post("/workers/<name:worker_id>:reload", responses={"200": WorkerView})
+def reload_worker(path: WorkerPath) -> Response:
+    """Let a worker drop its models and adapters after its present job and load them afresh. For operators."""
+    return _order(path.worker_id, workers.reload)
+
+
+def _order(id_or_name: str, order: Callable[[Session, str], None]) -> Response:
     require_operator()
     with services().sessions() as session:
         worker_id = find_worker(session, id_or_name)["id"]
-        if drain:
-            workers.drain(session, worker_id)
-        else:
-            workers.resume(session, worker_id)
+        order(session, worker_id)
         session.commit()
         view = views.worker_view(session, worker_id)
     notify.worker_changed(services(), view["id"], view["name"], view["state"])

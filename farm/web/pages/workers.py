@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, render_template
+from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response
 
 from farm.jobs import views, workers
@@ -45,20 +47,24 @@ def _fleet() -> dict[str, Any]:
 
 @blueprint.post("/workers/<id:worker_id>/drain")
 def drain(worker_id: str) -> Response:
-    return _order(worker_id, draining=True)
+    return _order(worker_id, workers.drain, "{} finishes what it has and takes nothing new.")
 
 
 @blueprint.post("/workers/<id:worker_id>/resume")
 def resume(worker_id: str) -> Response:
-    return _order(worker_id, draining=False)
+    return _order(worker_id, workers.resume, "{} takes work again.")
 
 
-def _order(worker_id: str, *, draining: bool) -> Response:
+@blueprint.post("/workers/<id:worker_id>/reload")
+def reload(worker_id: str) -> Response:
+    return _order(worker_id, workers.reload, "{} loads its model afresh with the next job.")
+
+
+def _order(worker_id: str, order: Callable[[Session, str], None], said: str) -> Response:
     require_operator()
     with services().sessions() as session:
-        name = views.worker_view(session, worker_id)["name"]
-        (workers.drain if draining else workers.resume)(session, worker_id)
+        order(session, worker_id)
+        view = views.worker_view(session, worker_id)
         session.commit()
-    notify.worker_changed(services(), worker_id, name, "draining" if draining else "up")
-    said = f"{name} finishes what it has and takes nothing new." if draining else f"{name} takes work again."
-    return acts.done(said, back="/workers")
+    notify.worker_changed(services(), worker_id, view["name"], view["state"])
+    return acts.done(said.format(view["name"]), back="/workers")
