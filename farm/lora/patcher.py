@@ -11,10 +11,11 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from farm.errors import Permanent
+from farm.errors import BadRequest, Permanent
 from farm.lora.arithmetic import Joined, Scratch, Term, exact_products, join, write, write_bias
 from farm.lora.layout import Layer, Layout, Region
 from farm.lora.pristine import Pristine, Where
+from farm.lora.quantised import is_quantised, weight_shape
 from farm.lora.schedule import StrengthPlan
 from farm.lora.tensors import Adapter
 
@@ -146,7 +147,14 @@ class Patcher:
                 yield f"{component}.{name}", tensor
 
     def _take(self, layer: Layer) -> _Slot:
-        slot = self._slots[layer.name] = _Slot(layer, layer_module(self._modules[layer.component], layer))
+        module = layer_module(self._modules[layer.component], layer)
+        if is_quantised(module):
+            raise BadRequest(
+                f"{layer.name} is quantised ({type(module.weight).__name__}), its weight cannot be written",
+                "use lora_mode branch, which lets adapters act beside it",
+                code="quantised",
+            )
+        slot = self._slots[layer.name] = _Slot(layer, module)
         return slot
 
     def _write(self, slot: _Slot, key: Key, adapters: Mapping[str, Adapter]) -> None:
@@ -206,10 +214,10 @@ def layer_module(root: nn.Module, layer: Layer) -> nn.Module:
             module = root.get_submodule(path)
         except AttributeError:
             continue
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and tuple(weight.shape) == layer.shape:
+        shape = weight_shape(module)
+        if shape == layer.shape:
             return module
-        found = f"a weight of {tuple(weight.shape)}" if isinstance(weight, Tensor) else "no weight"
+        found = f"a weight of {shape}" if shape else "no weight"
         raise Permanent(
             f"layer {layer.name} has {found}, its layout says {layer.shape}", "load the model again"
         )
