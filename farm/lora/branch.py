@@ -16,6 +16,7 @@ from torch import nn
 
 from farm.lora.arithmetic import upload
 from farm.lora.beside import Beside
+from farm.lora.compiled import refuse_freezing
 from farm.lora.layout import Layer, Layout, Region
 from farm.lora.patcher import PatchReport, layer_module
 from farm.lora.quantised import arithmetic_of
@@ -50,6 +51,7 @@ class SideBranch:
 
     def __init__(self, modules: Mapping[str, nn.Module], layout: Layout) -> None:
         """`modules` by component name."""
+        self._called = tuple(modules.values())
         self._components = {
             name: _Component(
                 getattr(module, "_orig_mod", module),
@@ -96,6 +98,7 @@ class SideBranch:
         self, samples: Sequence[Sample], components: Collection[str] | None, *, every: bool
     ) -> PatchReport:
         started = perf_counter()
+        refuse_freezing(self._called)
         changed = 0
         with torch.no_grad():
             for name, component in self._components.items():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from farm.errors import BadRequest, Permanent
 from farm.lora.arithmetic import Joined, Scratch, Term, exact_products, join, write, write_bias
+from farm.lora.compiled import refuse_freezing
 from farm.lora.layout import Layer, Layout, Region
 from farm.lora.pristine import Pristine, Where
 from farm.lora.quantised import is_quantised, weight_shape
@@ -65,6 +66,7 @@ class Patcher:
         files: Mapping[str, Sequence[Path]] | None = None,
     ) -> None:
         """`modules` by component name. `files` are the checkpoint's, by component, for `pristine="file"`."""
+        self._called = tuple(modules.values())
         self._modules = {name: getattr(module, "_orig_mod", module) for name, module in modules.items()}
         self._layout = layout
         self._pristine = Pristine(pristine, files)
@@ -91,8 +93,11 @@ class Patcher:
 
         Touches only layers whose adapters or strengths differ from what is in the weights now, of `components` alone
         when given. After an exception `restore` (or another `apply`) puts everything right.
+
+        Raises BadRequest when a layer is quantised, or compiled code would not see the change.
         """
         started = perf_counter()
+        refuse_freezing(self._called)
         changed = 0
         with torch.inference_mode(), exact_products():
             for region, layers in self._regions.items():

@@ -26,6 +26,7 @@ from farm.worker.device import Device, in_words, is_out_of_memory, needed_bytes
 from farm.worker.effects import Effects
 from farm.worker.held import Hands
 from farm.worker.memory import AdapterCache, ModelCache
+from farm.worker.mode import Wish
 from farm.worker.models import HotModel, open_hot
 from farm.worker.prepare import Prepared
 from farm.worker.progress import Progress
@@ -68,6 +69,8 @@ class Sampler:
         clock: Clock,
         *,
         preview_every: int,
+        lora_mode: Wish,
+        compiled: bool,
     ):
         self._effects = effects
         self._device = device
@@ -78,6 +81,8 @@ class Sampler:
         self._rates = rates
         self._clock = clock
         self._preview_every = preview_every
+        self._lora_mode: Wish = lora_mode
+        self._compiled = compiled
         self._turns: queue.SimpleQueue[_Turn | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
@@ -161,8 +166,9 @@ class Sampler:
             self._progress.job(held)
             began = self._clock.monotonic()
             hot = open_hot(
-                turn.open_tree, lambda tree: self._effects.load_model(tree.path), self._device, self._clock
-            )
+                turn.open_tree, lambda tree: self._effects.load_model(tree.path), self._device, self._clock,
+                lora_mode=self._lora_mode, compiled=self._compiled,
+            )  # fmt: skip
             seconds = self._clock.monotonic() - began
             self._rates.load_took(key, seconds)
             log.info("model_loaded", model=key[:12], seconds=round(seconds, 3))
@@ -180,6 +186,7 @@ class Sampler:
         held.check()
         held.stage = Stage.PATCHING
         self._progress.job(held)
+        hot.choose_mode(work.plan, work.adapters, work.job.batch_key, len(seeds))
         patched = hot.patcher.seconds
         with held.timed(Stage.SAMPLING, self._clock):
             state = machine.begin(replace(work.spec, seeds=seeds), work.plan, work.adapters)
@@ -200,9 +207,9 @@ class Sampler:
         took = self._clock.monotonic() - began
         if state.step > 1 or state.steps == 1:
             # the first step warms up
-            self._rates.step_took(
-                work.job.batch_key, max(0.0, took - hot.patcher.seconds + patched), pictures
-            )
+            seconds = max(0.0, took - hot.patcher.seconds + patched)
+            self._rates.step_took(work.job.batch_key, seconds, pictures)
+            hot.patcher.rates.step_took(hot.patcher.mode, work.job.batch_key, seconds / pictures)
         total = len(work.spec.seeds)
         held.step = (state.steps * done + state.step * pictures) // total
         left = (total - done) * state.steps - pictures * state.step
