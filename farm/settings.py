@@ -7,7 +7,7 @@ The documentation page and `farm doctor` are made from this class.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -89,6 +89,11 @@ class Settings(BaseSettings):
     lora_linear_curves: bool = Field(
         False, description="`@` interpolates linearly with steps counted from 0, as loractl does."
     )
+    lora_mode: Literal["auto", "patch", "branch"] = Field(
+        "auto",
+        description="How adapters are applied: patch writes them into the weights, branch lets them act beside frozen"
+        " layers, auto takes what measures cheaper for a job.",
+    )
     lora_force_reload: bool = Field(False, description="Read adapters from the store for every job.")
     lora_fuse_native: bool = Field(
         False,
@@ -109,6 +114,10 @@ class Settings(BaseSettings):
     dtype: str = Field(
         "auto",
         description="Weights of the model: auto (bfloat16 on CUDA, float32 on CPU), float32, float16, bfloat16.",
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the denoiser with torch.compile; the first step of a new size takes minutes.",
     )
     cache_dir: Path | None = Field(
         None, description="Folder of the disk cache; empty: `cache` in the data folder."

@@ -49,13 +49,21 @@ class Scratch:
         self._memory.clear()
 
 
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`. To a GPU it goes through pinned memory, so that the host need not wait for it; what is
+    queued on the same stream afterwards finds it there."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def join(terms: Sequence[Term], device: torch.device) -> Joined | None:
     """The factors of all low-rank terms; None when there are none. No copy is made of a single adapter's."""
     factors = [pair for term in terms if (pair := term.delta.factors(term.max_rank)) is not None]
     if not factors:
         return None
-    ups, downs = [up.to(device) for up, _ in factors], [down.to(device) for _, down in factors]
-    ranks = torch.tensor([up.shape[1] for up in ups], device=device)
+    ups, downs = [upload(up, device) for up, _ in factors], [upload(down, device) for _, down in factors]
+    ranks = upload(torch.tensor([up.shape[1] for up in ups]), device)
     if len(factors) == 1:
         return Joined(ups[0], downs[0], ranks)
     return Joined(torch.cat(ups, dim=1), torch.cat(downs), ranks)
@@ -123,7 +131,7 @@ def _add_low_rank(target: Tensor, pristine: Tensor, terms: Sequence[Term], joine
     if len(strengths) == 1:
         torch.addmm(base, joined.up, joined.down, alpha=strengths[0], out=flat)
         return
-    scales = torch.tensor(strengths, dtype=torch.float32, device=target.device).repeat_interleave(
-        joined.ranks
+    scales = upload(torch.tensor(strengths, dtype=torch.float32), target.device).repeat_interleave(
+        joined.ranks, output_size=joined.up.shape[1]
     )
     torch.addmm(base, joined.up * scales, joined.down, out=flat)

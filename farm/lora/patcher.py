@@ -11,10 +11,12 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from farm.errors import Permanent
+from farm.errors import BadRequest, Permanent
 from farm.lora.arithmetic import Joined, Scratch, Term, exact_products, join, write, write_bias
+from farm.lora.compiled import refuse_freezing
 from farm.lora.layout import Layer, Layout, Region
 from farm.lora.pristine import Pristine, Where
+from farm.lora.quantised import is_quantised, weight_shape
 from farm.lora.schedule import StrengthPlan
 from farm.lora.tensors import Adapter
 
@@ -64,6 +66,7 @@ class Patcher:
         files: Mapping[str, Sequence[Path]] | None = None,
     ) -> None:
         """`modules` by component name. `files` are the checkpoint's, by component, for `pristine="file"`."""
+        self._called = tuple(modules.values())
         self._modules = {name: getattr(module, "_orig_mod", module) for name, module in modules.items()}
         self._layout = layout
         self._pristine = Pristine(pristine, files)
@@ -90,8 +93,11 @@ class Patcher:
 
         Touches only layers whose adapters or strengths differ from what is in the weights now, of `components` alone
         when given. After an exception `restore` (or another `apply`) puts everything right.
+
+        Raises BadRequest when a layer is quantised, or compiled code would not see the change.
         """
         started = perf_counter()
+        refuse_freezing(self._called)
         changed = 0
         with torch.inference_mode(), exact_products():
             for region, layers in self._regions.items():
@@ -146,7 +152,14 @@ class Patcher:
                 yield f"{component}.{name}", tensor
 
     def _take(self, layer: Layer) -> _Slot:
-        slot = self._slots[layer.name] = _Slot(layer, layer_module(self._modules[layer.component], layer))
+        module = layer_module(self._modules[layer.component], layer)
+        if is_quantised(module):
+            raise BadRequest(
+                f"{layer.name} is quantised ({type(module.weight).__name__}), its weight cannot be written",
+                "use lora_mode branch, which lets adapters act beside it",
+                code="quantised",
+            )
+        slot = self._slots[layer.name] = _Slot(layer, module)
         return slot
 
     def _write(self, slot: _Slot, key: Key, adapters: Mapping[str, Adapter]) -> None:
@@ -206,10 +219,10 @@ def layer_module(root: nn.Module, layer: Layer) -> nn.Module:
             module = root.get_submodule(path)
         except AttributeError:
             continue
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and tuple(weight.shape) == layer.shape:
+        shape = weight_shape(module)
+        if shape == layer.shape:
             return module
-        found = f"a weight of {tuple(weight.shape)}" if isinstance(weight, Tensor) else "no weight"
+        found = f"a weight of {shape}" if shape else "no weight"
         raise Permanent(
             f"layer {layer.name} has {found}, its layout says {layer.shape}", "load the model again"
         )

@@ -39,6 +39,11 @@ class Device:
         reserve = torch.cuda.memory_reserved(self.name) - torch.cuda.memory_allocated(self.name)
         return int(free + reserve)
 
+    def wait(self) -> None:
+        """Until the device has done what it was told, so that its seconds can be counted."""
+        if self.is_cuda:
+            torch.cuda.synchronize(self.name)
+
     def give_back_memory(self) -> None:
         """Free what nothing refers to any more."""
         gc.collect()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
+from farm.worker.mode import Costs
+
 #: How much a new measurement counts against what was known.
 _SHARE = 0.3
 #: Keys kept; the least recently measured go.
@@ -35,8 +37,39 @@ class Rates:
 
     def _note(self, known: OrderedDict[str, float], key: str, seconds: float) -> None:
         with self._lock:
-            before = known.get(key, seconds)
-            known[key] = before + _SHARE * (seconds - before)
+            known[key] = _average(known.get(key), seconds)
             known.move_to_end(key)
             while len(known) > _MOST:
                 known.popitem(last=False)
+
+
+class ModeRates:
+    """What the two ways of applying adapters cost on one loaded model. Only the device's thread calls it."""
+
+    def __init__(self) -> None:
+        self._layer: float | None = None
+        #: seconds per step and picture, by way and batch key
+        self._steps: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def wrote(self, seconds: float, layers: int, *, first: bool) -> None:
+        """`layers` weights were written; the `first` time of a job, which also copies, counts when nothing else does."""
+        if first and self._layer is not None:
+            return
+        self._layer = _average(self._layer, seconds / layers)
+
+    def step_took(self, mode: str, batch_key: str, seconds: float) -> None:
+        """One step and picture, without what was written between steps."""
+        self._steps[mode, batch_key] = _average(self._steps.get((mode, batch_key)), seconds)
+        self._steps.move_to_end((mode, batch_key))
+        while len(self._steps) > _MOST:
+            self._steps.popitem(last=False)
+
+    def costs(self, batch_key: str, pictures: int) -> Costs:
+        """For jobs of this key, so many pictures at a time."""
+        plain, beside = (self._steps.get((mode, batch_key)) for mode in ("patch", "branch"))
+        branch = None if plain is None or beside is None else max(0.0, beside - plain) * pictures
+        return Costs(layer=self._layer, branch=branch)
+
+
+def _average(before: float | None, value: float) -> float:
+    return value if before is None else before + _SHARE * (value - before)

@@ -29,6 +29,7 @@ from farm.worker.device import Device, in_words, is_out_of_memory, needed_bytes
 from farm.worker.effects import Effects
 from farm.worker.held import Hands
 from farm.worker.memory import AdapterCache, ModelCache
+from farm.worker.mode import Wish
 from farm.worker.models import HotModel, open_hot
 from farm.worker.prepare import Prepared
 from farm.worker.progress import Progress
@@ -85,6 +86,8 @@ class Sampler:
         clock: Clock,
         *,
         preview_every: int,
+        lora_mode: Wish,
+        compiled: bool,
     ):
         self._effects = effects
         self._device = device
@@ -95,6 +98,8 @@ class Sampler:
         self._rates = rates
         self._clock = clock
         self._preview_every = preview_every
+        self._lora_mode: Wish = lora_mode
+        self._compiled = compiled
         self._turns: queue.SimpleQueue[_Turn | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
@@ -178,8 +183,9 @@ class Sampler:
             self._progress.job(held)
             began = self._clock.monotonic()
             hot = open_hot(
-                turn.open_tree, lambda tree: self._effects.load_model(tree.path), self._device, self._clock
-            )
+                turn.open_tree, lambda tree: self._effects.load_model(tree.path), self._device, self._clock,
+                lora_mode=self._lora_mode, compiled=self._compiled,
+            )  # fmt: skip
             seconds = self._clock.monotonic() - began
             self._rates.load_took(key, seconds)
             log.info("model_loaded", model=key[:12], seconds=round(seconds, 3))
@@ -197,6 +203,7 @@ class Sampler:
         held.check()
         held.stage = Stage.PATCHING
         self._progress.job(held)
+        hot.choose_mode(work.plan, work.adapters, work.job.batch_key, len(seeds))
         patched = hot.patcher.seconds
         with held.timed(Stage.SAMPLING, self._clock):
             run = _Run(pictures=len(seeds), done=done)
@@ -230,6 +237,7 @@ class Sampler:
         if work.second_plan is None and (state.step > 1 or state.steps == 1):
             # the first step warms up
             self._rates.step_took(work.job.batch_key, sampling, run.pictures)
+            hot.patcher.rates.step_took(hot.patcher.mode, work.job.batch_key, sampling / run.pictures)
         total = len(work.spec.seeds)
         held.step = (held.steps * run.done + run.step * run.pictures) // total
         left = (total - run.done) * held.steps - run.pictures * run.step

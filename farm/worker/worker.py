@@ -210,7 +210,7 @@ class Worker:
         )
         self._sampler = Sampler(
             effects, self.device, self._models, self._adapters, hands, self._progress, self._rates, clock,
-            preview_every=settings.preview_every,
+            preview_every=settings.preview_every, lora_mode=settings.lora_mode, compiled=settings.compile,
         )  # fmt: skip
         publisher = Publisher(effects, patience, clock)
         stages = Stages(
