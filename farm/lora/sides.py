@@ -48,7 +48,10 @@ def side_of(delta: Delta, layer: Layer, max_rank: int | None = None) -> Side:
     if factors is not None:
         return Side(outer=factors, bias=delta.bias)
     if isinstance(delta, GLoRA):
-        return Side(outer=(delta.up, delta.down), inner=delta.inputs, bias=delta.bias)
+        into, out_of = delta.inputs
+        inner = (into[:, :max_rank], out_of[:max_rank] * delta.scale)
+        up, down = delta.added.pair(max_rank)
+        return Side(outer=(up, down * delta.scale), inner=inner, bias=delta.bias)
     # these read no weight, only its shape and device
     dense = delta.change(torch.zeros(()).expand(layer.shape), 1.0, max_rank)
     return Side(dense=dense, bias=delta.bias)

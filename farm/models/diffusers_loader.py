@@ -26,6 +26,7 @@ from farm.lora.layout import Layer, Layout
 from farm.lora.patcher import layer_module, parameter
 from farm.lora.pristine import Pristine, Where
 from farm.lora.schedule import StrengthPlan
+from farm.models import schedulers
 from farm.models.load import LoadedModel
 
 #: (adapter, strength) of one layer, sorted
@@ -71,7 +72,7 @@ def pipeline_of(model: LoadedModel) -> Any:
     parts = {"unet": model.unet, "vae": model.vae, **model.text_encoders}
     tokenizers = {name.replace("text_encoder", "tokenizer"): one for name, one in model.tokenizers.items()}
     extra = {} if model.info.pipeline == "StableDiffusionXLPipeline" else _NO_CHECKER
-    scheduler = diffusers.DDIMScheduler.from_config(dict(model.scheduler_config))
+    scheduler = schedulers.bare_scheduler("ddim", model.scheduler_config)
     return cls(**parts, **tokenizers, **extra, scheduler=scheduler)
 
 

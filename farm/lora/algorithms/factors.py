@@ -29,13 +29,16 @@ class Factored:
 
     def matrix(self, device: torch.device, max_rank: int | None = None) -> Tensor:
         """The product of its first `max_rank` ranks; a whole matrix has no ranks and is given as it is."""
-        up = self.up.to(device)
         if self.down is None:
-            return up
-        down = self.down.to(device)
-        if self.core is not None:
-            down = with_core(self.core[:max_rank].to(device), down)
-        return up[:, :max_rank] @ down[:max_rank]
+            return self.up.to(device)
+        up, down = self.pair(max_rank)
+        return up.to(device) @ down.to(device)
+
+    def pair(self, max_rank: int | None = None) -> tuple[Tensor, Tensor]:
+        """Up and down factor of its first `max_rank` ranks, a core inside the second. Not for a whole matrix."""
+        assert self.down is not None
+        down = self.down if self.core is None else with_core(self.core[:max_rank], self.down)
+        return self.up[:, :max_rank], down[:max_rank]
 
     def tensors(self) -> Iterator[Tensor]:
         yield from (tensor for tensor in (self.up, self.down, self.core) if tensor is not None)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from farm.errors import BadRequest, Permanent
+from farm.lora.algorithms.factors import Factored
 from farm.lora.algorithms.glora import GLoRA
 from farm.lora.algorithms.lora import LowRank
 from farm.lora.branch import Sample, SideBranch
@@ -132,7 +133,10 @@ def odd_adapter(of: Layout) -> Any:
     for name, layer in of.layers.items():
         out, into, *kernel = layer.shape
         deltas[name] = GLoRA(
-            (rand(into, 2), rand(2, into)), rand(out, 3), rand(3, into * prod(kernel)), rand(out)
+            (rand(into, 2), rand(2, into)),
+            Factored(rand(out, 3), rand(3, into * prod(kernel))),
+            0.7,
+            rand(out),
         )
         if not layer.bias:
             deltas[name].bias = None
