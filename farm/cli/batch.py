@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from farm.cli.context import client
 from farm.cli.errors import EXIT_FAILED
-from farm.cli.lora import existing
 from farm.cli.output import console, print_json, table
+from farm.cli.paths import existing
 from farm.client.jobs import submit_batch, wait_for_batch
 
 app = typer.Typer(help="Many jobs in one request.", no_args_is_help=True)

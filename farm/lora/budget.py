@@ -32,7 +32,9 @@ class Budget:
         """Itself. Raises BadRequest when the numbers make no sense, or not together."""
         if (self.rank is None) == (self.energy is None):
             found = "neither rank nor energy" if self.rank is None else "both rank and energy"
-            raise _wrong(f"an extraction got {found}", "give one: a rank such as 16, or an energy such as 0.99")
+            raise _wrong(
+                f"an extraction got {found}", "give one: a rank such as 16, or an energy such as 0.99"
+            )
         for name, value in (("rank", self.rank), ("max_rank", self.max_rank)):
             if value is not None and not 1 <= value <= MAX_RANK:
                 raise _wrong(f"{name} is {value}", f"give 1 to {MAX_RANK}")

@@ -8,7 +8,7 @@ and the whole SVD is taken only where so many ranks are wanted that a sketch sav
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -28,6 +28,8 @@ _OVERSAMPLE, _ITERATIONS, _FIRST_SKETCH = 10, 3, 64
 _SKETCHED_PART = 4
 #: singular values below this part of the largest are rounding
 _ROUNDING = 1e-7
+#: … and below this part of what the factors could make they are rounding in double precision
+_CANCELLED = 1e-13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +99,12 @@ def extract(
     Raises:
         BadRequest: the budget makes no sense, or nothing changes at all.
     """
+    budget.check()
     kept = []
-    for found in _each(changes, budget.check()):
-        kept.append(found)
-        on_layer(len(kept))
+    with torch.inference_mode(), exact_products():
+        for change in changes:
+            kept.append(compress(change, budget))
+            on_layer(len(kept))
     if not any(found.tensors for found in kept):
         raise BadRequest(
             "there is nothing to extract: all changes add up to nothing",
@@ -108,14 +112,6 @@ def extract(
             code="nothing_to_extract",
         )
     return [found for found in kept if found.tensors], Report(layers=tuple(found.report for found in kept))
-
-
-def _each(changes: Iterable[Change], budget: Budget) -> Iterator[Kept]:
-    for change in changes:
-        # not around the yield: what the caller does between two layers is none of ours
-        with torch.inference_mode(), exact_products():
-            found = compress(change, budget)
-        yield found
 
 
 def compress(change: Change, budget: Budget) -> Kept:
@@ -131,14 +127,9 @@ def compress(change: Change, budget: Budget) -> Kept:
         return Kept(layer=layer, tensors=_stored(exact), report=report)
     parts = _decompose(change, budget)
     rank = parts.rank_within(budget)
-    energy = float(parts.values[:rank].square().sum())
-    report = LayerReport(
-        layer=layer.name,
-        rank=rank,
-        error=sqrt(max(0.0, parts.energy - energy) / parts.energy) if parts.energy else 0.0,
-        energy=min(1.0, energy / parts.energy) if parts.energy else 1.0,
-        norm=sqrt(parts.energy),
-    )
+    error = parts.error_at(rank)
+    norm = sqrt(parts.energy)
+    report = LayerReport(layer=layer.name, rank=rank, error=error, energy=1 - error**2, norm=norm)
     factors = _factors(parts, rank, layer) if rank else {}
     return Kept(layer=layer, tensors=_stored(factors | exact), report=report)
 
@@ -153,6 +144,17 @@ class _Parts:
     right: Tensor
     #: squared Frobenius norm of the whole
     energy: float
+    #: what was decomposed, where `values` may lack the rest or be rounded to single precision
+    whole: Tensor | None = None
+
+    def error_at(self, rank: int) -> float:
+        """‖whole - leading part‖ / ‖whole‖. Not from the energies: their difference drowns in rounding."""
+        if not self.energy:
+            return 0.0
+        if self.whole is None:
+            return float(self.values[rank:].square().sum().sqrt()) / sqrt(self.energy)
+        kept = (self.left[:, :rank] * self.values[:rank]) @ self.right[:rank]
+        return min(1.0, _norm(self.whole - kept) / sqrt(self.energy))
 
     def rank_within(self, budget: Budget) -> int:
         if not self.energy:
@@ -185,6 +187,8 @@ def _of_factors(up: Tensor, down: Tensor) -> _Parts:
     outer, first = torch.linalg.qr(up.double())
     inner, second = torch.linalg.qr(down.double().T)
     left, values, right = torch.linalg.svd(first @ second.T, full_matrices=False)
+    # where factors cancel out, what rounding leaves is no change
+    values[values < _CANCELLED * torch.linalg.matrix_norm(first) * torch.linalg.matrix_norm(second)] = 0
     return _Parts(outer @ left, values, right @ inner.T, float(values.square().sum()))
 
 
@@ -199,7 +203,7 @@ def _of_matrix(whole: Tensor, budget: Budget) -> _Parts:
             return parts
         wanted *= 2
     left, values, right = torch.linalg.svd(whole, full_matrices=False)
-    return _Parts(left, values, right, energy)
+    return _Parts(left, values, right, energy, whole)
 
 
 def _sketch(whole: Tensor, columns: int, energy: float) -> _Parts:
@@ -211,7 +215,7 @@ def _sketch(whole: Tensor, columns: int, energy: float) -> _Parts:
         basis, _ = torch.linalg.qr(whole.T @ basis)
         basis, _ = torch.linalg.qr(whole @ basis)
     left, values, right = torch.linalg.svd(basis.T @ whole, full_matrices=False)
-    return _Parts(basis @ left, values, right, energy)
+    return _Parts(basis @ left, values, right, energy, whole)
 
 
 def _nothing(layer: Layer) -> _Parts:

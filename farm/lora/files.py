@@ -68,4 +68,4 @@ def _header(order: list[str], tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 def _bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
