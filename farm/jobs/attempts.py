@@ -136,24 +136,9 @@ def succeed(
 ) -> bool:
     """Record the pictures and end the job. True also when this attempt has recorded it before, so after a commit of
     unknown outcome it is called again. False: the objects belong to nobody."""
-    values: dict[str, Any] = {
-        "state": State.SUCCEEDED,
-        "result_attempt": attempt,
-        "finished_at": now,
-        "worker_id": None,
-        "stage": None,
-        "step": Job.steps,
-        "error_code": None,
-        "error_message": None,
-    }
-    if warnings:
-        values["warnings"] = list(warnings)
-    if move(session, "succeed", _runs(job_id, attempt), values, now) is None:
-        recorded = session.execute(
-            select(Job.result_attempt).where(Job.id == job_id, Job.state == State.SUCCEEDED)
-        ).scalar_one_or_none()
-        return recorded == attempt
-    owner_id = session.execute(select(Job.owner_id).where(Job.id == job_id)).scalar_one()
+    stands, owner_id = end_well(session, job_id, attempt, timings, now, warnings=warnings)
+    if owner_id is None:
+        return stands
     if images:
         session.execute(
             insert(Image),
@@ -177,8 +162,39 @@ def succeed(
                 for image_id, image in zip(new_ids("img", now, len(images)), images, strict=True)
             ],
         )
-    end_attempt(session, job_id, attempt, "succeeded", now, timings=timings)
     return True
+
+
+def end_well(
+    session: Session,
+    job_id: str,
+    attempt: int,
+    timings: Mapping[str, Any],
+    now: datetime,
+    *,
+    warnings: Sequence[str] = (),
+) -> tuple[bool, str | None]:
+    """End a job with this attempt's result. Whether that result stands, and, when it is to be recorded now, in this
+    transaction and only here, the job's owner."""
+    values: dict[str, Any] = {
+        "state": State.SUCCEEDED,
+        "result_attempt": attempt,
+        "finished_at": now,
+        "worker_id": None,
+        "stage": None,
+        "step": Job.steps,
+        "error_code": None,
+        "error_message": None,
+    }
+    if warnings:
+        values["warnings"] = list(warnings)
+    if move(session, "succeed", _runs(job_id, attempt), values, now) is None:
+        recorded = session.execute(
+            select(Job.result_attempt).where(Job.id == job_id, Job.state == State.SUCCEEDED)
+        ).scalar_one_or_none()
+        return recorded == attempt, None
+    end_attempt(session, job_id, attempt, "succeeded", now, timings=timings)
+    return True, session.execute(select(Job.owner_id).where(Job.id == job_id)).scalar_one()
 
 
 def fail(

@@ -45,6 +45,15 @@ def changed_layers(plan: StrengthPlan, adapters: Mapping[str, Adapter], layout: 
     return [layer for layer in layout.layers.values() if layer_terms(plan, adapters, layer)]
 
 
+def needs_pristine(plan: StrengthPlan, adapters: Mapping[str, Adapter], layout: Layout) -> bool:
+    """Whether `of_adapters` will ask for weights."""
+    return any(
+        term.delta.factors(term.max_rank) is None
+        for layer in layout.layers.values()
+        for term in layer_terms(plan, adapters, layer)
+    )
+
+
 def of_adapters(
     plan: StrengthPlan, adapters: Mapping[str, Adapter], layout: Layout, pristine: Weights
 ) -> Iterator[Change]:

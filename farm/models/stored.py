@@ -88,8 +88,8 @@ def open_stored(path: Path) -> StoredModel:
     Raises:
         BadRequest: it cannot be used, see `families.describe`. A checkpoint needs no tokenizer here.
     """
-    if (path.is_dir() and (path / folders.INDEX).exists()) or not path.exists():
-        info = families.describe(path)
+    info = None if path.is_file() else families.describe(path)
+    if info is not None and info.format == "diffusers":
         layout = families.layout(info.family, info.configs)
         names = [name for name in folders.read_folder(path).files if name.endswith(".safetensors")]
         files = {name: MappedFile(path / name) for name in names if name.split("/")[0] in layout.components}

@@ -12,6 +12,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 from PIL import Image
@@ -24,7 +26,7 @@ from farm.models.sampler import SampleState
 from farm.store.trees import Tree
 from farm.worker.device import Device, in_words, is_out_of_memory, needed_bytes
 from farm.worker.effects import Effects
-from farm.worker.held import Hands
+from farm.worker.held import Hands, HeldJob
 from farm.worker.memory import AdapterCache, ModelCache
 from farm.worker.models import HotModel, open_hot
 from farm.worker.prepare import Prepared
@@ -37,24 +39,27 @@ log = structlog.get_logger(__name__)
 PUBLISH_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 
+Result = TypeVar("Result")
+
 
 @dataclass(slots=True, eq=False)
 class _Turn:
     """One job's turn on the device, and what came of it."""
 
-    work: Prepared
-    open_tree: Callable[[], Tree]
+    held: HeldJob
+    act: Callable[[], Any]
     #: what the caller's thread logs with
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     started: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
     given_up: bool = False
-    pictures: list[Image.Image] = field(default_factory=list)
+    result: Any = None
     error: BaseException | None = None
 
 
 class Sampler:
-    """The device's thread. `sample` may be called from many threads; turns are first come, first served."""
+    """The device's thread. `sample` and `on_device` may be called from many threads; turns are first come, first
+    served."""
 
     def __init__(
         self,
@@ -99,35 +104,44 @@ class Sampler:
             Permanent: out of memory, or a picture became NaN.
             Exception: whatever the model raised.
         """
-        turn = _Turn(work, open_tree)
+        return self.on_device(work.held, partial(self._serve, work, open_tree))
+
+    def on_device(self, held: HeldJob, act: Callable[[], Result]) -> Result:
+        """What `act` returns, called in the device's thread when it is this job's turn.
+
+        Raises:
+            Interrupted: the job must not go on.
+            Exception: whatever `act` raised.
+        """
+        turn = _Turn(held, act)
         self._turns.put(turn)
         while not turn.started.wait(_LOOK_SECONDS):
             try:
                 # what waits its turn when the worker stops would only begin, so it is handed back
-                self._hands.hand_back_unless(work.held, float("inf"))
-                work.held.check()
+                self._hands.hand_back_unless(held, float("inf"))
+                held.check()
             except BaseException:
                 turn.given_up = True
                 raise
         turn.ended.wait()
         if turn.error is not None:
             raise turn.error
-        return turn.pictures
+        result: Result = turn.result
+        return result
 
     def _run(self) -> None:
         while (turn := self._turns.get()) is not None:
             turn.started.set()
             if not turn.given_up:
                 try:
-                    turn.pictures = turn.context.run(self._serve, turn)
+                    turn.result = turn.context.run(turn.act)
                 except BaseException as error:
                     turn.error = error
             turn.ended.set()
 
-    def _serve(self, turn: _Turn) -> list[Image.Image]:
-        work = turn.work
+    def _serve(self, work: Prepared, open_tree: Callable[[], Tree]) -> list[Image.Image]:
         work.held.check()
-        hot = self._open(turn)
+        hot = self._open(work, open_tree)
         batches: deque[tuple[int, ...]] = deque([work.spec.seeds])
         pictures: list[Image.Image] = []
         smaller = False
@@ -152,15 +166,15 @@ class Sampler:
                 batches.popleft()
         return pictures
 
-    def _open(self, turn: _Turn) -> HotModel:
-        work, held = turn.work, turn.work.held
+    def _open(self, work: Prepared, open_tree: Callable[[], Tree]) -> HotModel:
+        held = work.held
         key = work.job.model.key
 
         def load() -> HotModel:
             self._progress.job(held)
             began = self._clock.monotonic()
             hot = open_hot(
-                turn.open_tree, lambda tree: self._effects.load_model(tree.path), self._device, self._clock
+                open_tree, lambda tree: self._effects.load_model(tree.path), self._device, self._clock
             )
             seconds = self._clock.monotonic() - began
             self._rates.load_took(key, seconds)
