@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from farm.errors import FarmError
 from farm.jobs import views
+from farm.jobs.kinds import Kind
 from farm.jobs.prepare import explain, prepare
 from farm.web.auth import current_user
 from farm.web.pages import strips
@@ -60,7 +61,7 @@ def _lanes() -> dict[str, Any]:
 
 def strip_of(session: Session, job: dict[str, Any]) -> strips.Strip | None:
     """What each step of `job` gets, worked out from its prompt; None when that is not possible any more."""
-    if not job["networks"]:
+    if job["kind"] != Kind.RENDER or not job["networks"]:
         return None
     explained = _explained.get(job["id"], lambda: _explain(session, job))
     return strips.of_explain(explained, reached=job["step"] if job["state"] == "running" else None)
