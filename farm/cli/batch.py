@@ -10,9 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from farm.cli.context import client
 from farm.cli.errors import EXIT_FAILED
-from farm.cli.output import console, print_json, table
+from farm.cli.output import console, print_json, say, table
 from farm.cli.paths import existing
 from farm.client.jobs import submit_batch, wait_for_batch
+from farm.errors import BadRequest
 
 app = typer.Typer(help="Many jobs in one request.", no_args_is_help=True)
 
@@ -31,16 +32,22 @@ def submit(
 ) -> int:
     """Queue a file of jobs: all of them, or none and a list of what is wrong."""
     farm = client()
-    batch = submit_batch(farm, existing(file), name=name or file.stem, dry_run=dry_run)
+    try:
+        batch = submit_batch(farm, existing(file), name=name or file.stem, dry_run=dry_run)
+    except BadRequest as error:
+        if not json:
+            rows = [(problem.row + 1, problem.sentence()) for problem in error.problems if problem.row >= 0]
+            table(("row", "what is wrong"), rows, empty="Nothing was queued.")
+        raise
     if watch and not dry_run:
         batch = _watch(farm, batch["id"])
     if json:
         print_json(batch)
     elif dry_run:
-        console.print(f"{batch['total']} jobs are right. Nothing was queued.")
+        say(f"{batch['total']} jobs are right. Nothing was queued.")
     else:
         counts = "  ".join(f"{count} {state}" for state, count in batch["states"].items() if count)
-        console.print(f"{batch['id']}: {counts}")
+        say(f"{batch['id']}: {counts}")
     return EXIT_FAILED if batch.get("states", {}).get("failed") else 0
 
 
@@ -72,7 +79,7 @@ def list_batches(json: Json = False) -> None:
 def cancel(batch: str) -> None:
     """Cancel what has not finished."""
     answer = client().post(f"/batches/{batch}:cancel", {})
-    console.print(f"{batch}: {answer['cancelled']} jobs cancelled")
+    say(f"{batch}: {answer['cancelled']} jobs cancelled")
 
 
 def _watch(farm: Any, batch: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from farm.cli.output import console
+from farm.cli.output import say
 from farm.db.engine import migrate
 from farm.settings import load_settings
 
@@ -20,4 +20,4 @@ def group() -> None:
 def upgrade() -> None:
     """Bring the schema up to date; safe while the farm runs."""
     migrate(load_settings().resolved_database_url())
-    console.print("The schema is up to date.")
+    say("The schema is up to date.")

@@ -12,7 +12,7 @@ import typer
 from PIL import Image, ImageDraw, ImageFont
 
 from farm.cli.errors import EXIT_FAILED
-from farm.cli.output import console
+from farm.cli.output import say
 from farm.cli.up import Data, Port, Postgres, announce, make_farm, stop_on_signals
 from farm.client.http import Client
 from farm.client.jobs import download_images, wait_for_job
@@ -44,20 +44,18 @@ def demo(
     farm.start()
     try:
         grid = make_pictures(farm, out or farm.settings.data_dir / "demo")
-        console.print(f"\n· the pictures are in {grid.parent}, all in one: {grid}", soft_wrap=True)
+        say(f"\n· the pictures are in {grid.parent}, all in one: {grid}")
         if exit:
-            console.print(
-                "· next: script/demo without --exit keeps the farm up and prints the dashboard's address"
-            )
+            say("· next: script/demo without --exit keeps the farm up and prints the dashboard's address")
         else:
             stopping = stop_on_signals()
             announce(farm)
             farm.watch(stopping.is_set)
     except Permanent as error:
-        console.print(f"[red]{error}[/]")
+        say((str(error), "red"))
         return EXIT_FAILED
     finally:
-        console.print("· stopping")
+        say("· stopping")
         farm.stop()
     return 0
 
@@ -70,7 +68,7 @@ def make_pictures(farm: EmbeddedFarm, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     client = Client(farm.url, farm.api_key)
-    console.print(f"· queueing {len(catalog.EXAMPLE_PROMPTS)} jobs")
+    say(f"· queueing {len(catalog.EXAMPLE_PROMPTS)} jobs")
     jobs = [
         client.submit(
             {"prompt": prompt, "model": catalog.MODEL_NAME, "seed": SEED, "priority": "interactive"}
@@ -82,7 +80,7 @@ def make_pictures(farm: EmbeddedFarm, folder: Path) -> Path:
         job = wait_for_job(client, queued["id"])
         if job["state"] != "succeeded":
             raise Permanent(f"{prompt}: {(job.get('error') or {}).get('message', job['state'])}")
-        console.print(f"  {number:2}/{len(jobs)}  {prompt}", markup=False, soft_wrap=True)
+        say(f"  {number:2}/{len(jobs)}  {prompt}")
         tiles.append((prompt, download_images(client, job, folder)[0]))
     grid = folder / "grid.png"
     lay_out(tiles).save(grid)

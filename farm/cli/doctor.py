@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from farm.cli.direct import with_info_file
 from farm.cli.errors import EXIT_FAILED
-from farm.cli.output import console, print_json
+from farm.cli.output import print_json, say
 from farm.client.http import Client
 from farm.db.engine import make_engine, schema_state
 from farm.errors import FarmError
@@ -35,10 +35,8 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
         print_json({name: {"found": found, "remedy": remedy} for name, (found, remedy) in findings.items()})
     else:
         for name, (found, remedy) in findings.items():
-            mark = "[red]✗[/]" if remedy else "[green]✓[/]"
-            console.print(
-                f"{mark} {name:10} {found}" + (f"\n             → {remedy}" if remedy else ""), soft_wrap=True
-            )
+            mark = ("✗", "red") if remedy else ("✓", "green")
+            say(mark, f" {name:10} {found}", f"\n             → {remedy}" if remedy else "")
     return EXIT_FAILED if any(remedy for _, remedy in findings.values()) else 0
 
 

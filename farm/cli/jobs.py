@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from farm.cli.context import client
 from farm.cli.errors import EXIT_FAILED
-from farm.cli.output import console, networks_line, print_json, shortened, styled_state, table
+from farm.cli.output import console, networks_line, print_json, say, shortened, styled_state, table
 from farm.client.http import Client
 from farm.client.jobs import download_images, wait_for_job
 
@@ -48,7 +48,7 @@ def submit(
     spec = {name: value for name, value in spec.items() if value not in (None, "")}
     if dry_run:
         answer = farm.post("/jobs?dry_run=true", spec)
-        print_json(answer) if json else console.print(answer["estimate"]["sentence"])
+        print_json(answer) if json else say(answer["estimate"]["sentence"])
         return 0
     job = farm.submit(spec)
     if wait or out:
@@ -104,9 +104,9 @@ def show(job: str, json: Json = False) -> None:
     ):
         value = networks_line(answer["networks"]) if key == "networks" else answer.get(key)
         if value:
-            console.print(f"[dim]{key}[/] {value}")
+            say((key, "dim"), f" {value}")
     for warning in answer.get("warnings") or ():
-        console.print(f"[yellow]note[/] {warning}")
+        say(("note", "yellow"), f" {warning}")
 
 
 @app.command()
@@ -121,20 +121,20 @@ def watch(job: str) -> int:
 def cancel(job: str) -> None:
     """Cancel a job; one that runs stops within a step."""
     answer = client().post(f"/jobs/{job}:cancel", {})
-    console.print(f"{job} {styled_state(answer['state'])}")
+    say(f"{job} ", styled_state(answer["state"]))
 
 
 @app.command()
 def retry(job: str) -> None:
     """Queue a failed or cancelled job again."""
     answer = client().post(f"/jobs/{job}:retry", {})
-    console.print(f"{job} {styled_state(answer['state'])}")
+    say(f"{job} ", styled_state(answer["state"]))
 
 
 def _watch(farm: Client, job: str, *, quiet: bool) -> dict[str, Any]:
     if quiet or not console.is_terminal:
         return wait_for_job(farm, job)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("waiting", total=None)
 
@@ -146,10 +146,10 @@ def _watch(farm: Client, job: str, *, quiet: bool) -> dict[str, Any]:
 
 
 def _tell(job: dict[str, Any], files: list[Path]) -> None:
-    console.print(f"{job['id']} {styled_state(job['state'])}")
+    say(f"{job['id']} ", styled_state(job["state"]))
     if job.get("error"):
-        console.print(f"[red]{job['error']['message']}[/]")
+        say((job["error"]["message"], "red"))
     elif job["state"] in ("queued", "assigned") and job.get("waiting_because"):
-        console.print(f"[dim]{job['waiting_because']}[/]")
+        say((job["waiting_because"], "dim"))
     for file in files:
-        console.print(str(file))
+        say(str(file))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from farm.cli.output import console, print_json, size, table
+from farm.cli.output import console, print_json, say, size, table
 from farm.cli.paths import existing, file_and_strength
 from farm.clock import SystemClock
 from farm.errors import BadRequest
@@ -50,9 +50,9 @@ def merge(
         print_json(report)
         return
     for row in report["adapters"]:
-        console.print(f"{row['file']} at {row['strength']:g}: {row['layers']} layers")
+        say(f"{row['file']} at {row['strength']:g}: {row['layers']} layers")
         _print_warnings(row["warnings"])
-    console.print(f"Wrote {out}. Next: farm models add {out}")
+    say(f"Wrote {out}. Next: farm models add {out}")
 
 
 @app.command()
@@ -107,11 +107,11 @@ def _layer_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
 
 def _print_extraction(report: dict[str, Any]) -> None:
     for row in report.get("adapters", ()):
-        console.print(f"{row['file']} at {row['strength']:g}: {row['layers']} layers")
+        say(f"{row['file']} at {row['strength']:g}: {row['layers']} layers")
         _print_warnings(row["warnings"])
     total = report["total"]
     ranks = sorted({total["rank_min"], total["rank_max"]})
-    console.print(
+    say(
         f"{total['layers']} layers, rank {' to '.join(map(str, ranks))}: kept {total['energy']:.4%} of the energy, "
         f"relative error {total['error']:.2e}"
     )
@@ -120,12 +120,12 @@ def _print_extraction(report: dict[str, Any]) -> None:
     ]
     if worst:
         table(("least exact layers", "rank", "error"), worst, empty="")
-    console.print(f"Wrote {report['out']}. Next: farm loras add {report['out']}")
+    say(f"Wrote {report['out']}. Next: farm loras add {report['out']}")
 
 
 def _print_warnings(warnings: Sequence[str]) -> None:
     for warning in warnings:
-        console.print(f"[yellow]note[/] {warning}")
+        say(("note", "yellow"), f" {warning}")
 
 
 def _print_info(file: Path, info: AdapterInfo) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from farm.cli.context import client
-from farm.cli.output import compact, console, print_json, size, table
+from farm.cli.output import compact, print_json, say, size, table
 from farm.cli.paths import existing
 from farm.client.http import Client
 
@@ -57,8 +57,8 @@ def add(
         print_json(adapter)
         return
     for problem in adapter.get("problems", ()):
-        console.print(f"[yellow]note[/] {problem}")
-    console.print(
+        say(("note", "yellow"), f" {problem}")
+    say(
         f"Added {adapter['name']} ({adapter['type']}, {adapter['base_model']}). Use: <lora:{adapter['name']}:1>"
     )
 
@@ -78,7 +78,7 @@ def rm(name: str) -> None:
     """Remove an adapter; finished jobs keep their record of it."""
     farm = client()
     farm.delete(f"/loras/{_find(farm, name)['id']}")
-    console.print(f"Removed {name}.")
+    say(f"Removed {name}.")
 
 
 @app.command()
@@ -99,14 +99,14 @@ def explain(
     if json:
         print_json(explained)
         return
-    console.print(f"[bold]{explained['prompt']}[/]")
+    say((explained["prompt"], "bold"))
     for adapter in explained["adapters"]:
         facts = [
             adapter.get("type"),
             adapter.get("base_model"),
             ", ".join(adapter.get("trigger_words") or []),
         ]
-        console.print(f"\n[bold]{adapter['name']}[/]  [dim]{' · '.join(fact for fact in facts if fact)}[/]")
+        say("\n", (adapter["name"], "bold"), "  ", (" · ".join(fact for fact in facts if fact), "dim"))
         rows = [
             (component, block, compact(strengths))
             for component, blocks in adapter["strengths"].items()
@@ -118,7 +118,7 @@ def explain(
             empty="no strength anywhere",
         )
     for warning in explained["warnings"]:
-        console.print(f"[yellow]note[/] {warning}")
+        say(("note", "yellow"), f" {warning}")
 
 
 def _find(farm: Client, name: str) -> dict[str, Any]:

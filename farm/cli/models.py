@@ -9,7 +9,7 @@ import typer
 
 from farm.cli.context import client
 from farm.cli.direct import open_farm
-from farm.cli.output import console, print_json, size, table
+from farm.cli.output import print_json, say, size, table
 from farm.cli.paths import existing
 from farm.clock import SystemClock
 from farm.jobs.ingest import add_model
@@ -46,7 +46,7 @@ def add(
 
     def told(path: str, count: int) -> None:
         if not json:
-            console.print(f"[dim]{path}, {size(count)}[/]")
+            say((f"{path}, {size(count)}", "dim"))
 
     with farm.sessions.begin() as session:
         owner = ensure_single_user(session, now)[0]
@@ -54,4 +54,4 @@ def add(
     if json:
         print_json({"id": model_id, "name": name or source.stem})
     else:
-        console.print(f'Added {name or source.stem}. Next: farm submit "…" --model {name or source.stem}')
+        say(f'Added {name or source.stem}. Next: farm submit "…" --model {name or source.stem}')

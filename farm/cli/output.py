@@ -8,8 +8,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-console = Console(highlight=False)
+#: nothing in a text is markup: prompts hold brackets, and `:candy:` in a tag is no emoji
+console = Console(highlight=False, markup=False, emoji=False)
 
 STATE_STYLES = {
     "queued": "dim",
@@ -25,9 +27,13 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, default=str))  # noqa: T201 - the answer
 
 
-def styled_state(state: str) -> str:
-    style = STATE_STYLES.get(state)
-    return f"[{style}]{state}[/]" if style else state
+def say(*parts: str | tuple[str, str] | Text) -> None:
+    """Print one line of texts, of which some are (text, style)."""
+    console.print(Text.assemble(*parts), soft_wrap=True)
+
+
+def styled_state(state: str) -> Text:
+    return Text(state, STATE_STYLES.get(state, ""))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
@@ -36,10 +42,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) 
         console.print(empty)
         return
     grid = Table(box=None, pad_edge=False, header_style="bold dim")
-    for column in columns:
-        grid.add_column(column, overflow="fold")
+    for position, column in enumerate(columns):
+        # the first one names the row: cut in two, it could not be copied
+        grid.add_column(column, overflow="fold", no_wrap=position == 0)
     for row in rows:
-        grid.add_row(*("" if cell is None else str(cell) for cell in row))
+        grid.add_row(*("" if cell is None else cell if isinstance(cell, Text) else str(cell) for cell in row))
     console.print(grid)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from farm.cli.output import console
+from farm.cli.output import say
 from farm.clock import SystemClock
 from farm.embedded.up import EmbeddedFarm
 from farm.settings import Settings, load_settings
@@ -38,7 +38,7 @@ def up(
         announce(farm)
         farm.watch(stopping.is_set)
     finally:
-        console.print("· stopping")
+        say("· stopping")
         farm.stop()
 
 
@@ -60,17 +60,11 @@ def make_farm(
     )
 
 
-def say(line: str) -> None:
-    console.print(line, markup=False)
-
-
 def announce(farm: EmbeddedFarm) -> None:
     """Tell a person what to do next."""
-    console.print(
-        f"\n  Farm is up.  Dashboard: [bold]{farm.url}/login?token={farm.api_key}[/]", soft_wrap=True
-    )
-    console.print('  In another terminal:  farm submit "a red house at night <lora:ink:0.8>" --wait --out .')
-    console.print("  Ctrl-C stops it; the data stays.\n")
+    say("\n  Farm is up.  Dashboard: ", (f"{farm.url}/login?token={farm.api_key}", "bold"))
+    say('  In another terminal:  farm submit "a red house at night <lora:ink:0.8>" --wait --out .')
+    say("  Ctrl-C stops it; the data stays.\n")
 
 
 def stop_on_signals() -> threading.Event:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from farm.cli.context import client
-from farm.cli.output import console, print_json, size, table
+from farm.cli.output import print_json, say, size, table
 
 app = typer.Typer(help="The fleet.", no_args_is_help=True)
 
@@ -34,11 +34,11 @@ def list_workers(json: Annotated[bool, typer.Option("--json", help="Print JSON."
 def drain(name: str) -> None:
     """Let a worker finish what it has and give it nothing new."""
     client().post(f"/workers/{name}:drain", {})
-    console.print(f"{name} drains.")
+    say(f"{name} drains.")
 
 
 @app.command()
 def resume(name: str) -> None:
     """Give work to a drained worker again."""
     client().post(f"/workers/{name}:resume", {})
-    console.print(f"{name} takes work again.")
+    say(f"{name} takes work again.")

@@ -116,7 +116,6 @@ class Extractor:
             self._progress.job(held, seconds_per_step=round(each, 4))
             held.check()
 
-        held.check()
         with held.timed(Stage.EXTRACTING, self._clock):
             self._progress.job(held)
             changes = of_adapters(work.plan, work.adapters, work.layout, weights)

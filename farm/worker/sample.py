@@ -117,7 +117,6 @@ class Sampler:
         self._turns.put(turn)
         while not turn.started.wait(_LOOK_SECONDS):
             try:
-                # what waits its turn when the worker stops would only begin, so it is handed back
                 self._hands.hand_back_unless(held, float("inf"))
                 held.check()
             except BaseException:
@@ -134,13 +133,18 @@ class Sampler:
             turn.started.set()
             if not turn.given_up:
                 try:
-                    turn.result = turn.context.run(turn.act)
+                    turn.result = turn.context.run(self._begin, turn)
                 except BaseException as error:
                     turn.error = error
             turn.ended.set()
 
+    def _begin(self, turn: _Turn) -> Any:
+        # what has not begun when the worker stops is handed back
+        self._hands.hand_back_unless(turn.held, float("inf"))
+        turn.held.check()
+        return turn.act()
+
     def _serve(self, work: Prepared, open_tree: Callable[[], Tree]) -> list[Image.Image]:
-        work.held.check()
         hot = self._open(work, open_tree)
         batches: deque[tuple[int, ...]] = deque([work.spec.seeds])
         pictures: list[Image.Image] = []

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import socket
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -163,7 +164,18 @@ def test_a_bucket_is_made_once(seaweed: SeaweedServer) -> None:
     assert store.get_bytes("a") == b"1"
 
 
-def test_orphans_are_swept_and_results_are_not(store: Store) -> None:
+@pytest.fixture
+def own_store(seaweed: SeaweedServer) -> Iterator[Store]:
+    """A store that holds nothing of other tests."""
+    opened = seaweed.open()
+    opened.bucket = f"own-{secrets.token_hex(4)}"
+    opened.ensure_bucket()
+    yield opened
+    opened.close()
+
+
+def test_orphans_are_swept_and_results_are_not(own_store: Store) -> None:
+    store = own_store
     owner = f"user_{secrets.token_hex(4)}"
     lost, kept = keys.result(owner, "job_a", 1, 0), keys.result(owner, "job_a", 2, 0)
     unknown, foreign = keys.result(owner, "job_b", 1, 0), f"results/{owner}/notes.txt"
