@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from farm.db.models import Job
 from farm.jobs.adapters import register_adapter
-from farm.jobs.attempts import end_well
+from farm.jobs.moves import end_well
 from farm.lora.formats.header import Header
 from farm.lora.formats.inspect import AdapterInfo
 

@@ -194,14 +194,14 @@ def _of_factors(up: Tensor, down: Tensor) -> _Parts:
 
 def _of_matrix(whole: Tensor, budget: Budget) -> _Parts:
     """The leading part that `budget` asks for, or the whole decomposition where that is no more work."""
-    energy = _norm(whole) ** 2
-    wanted = (budget.most or whole.shape[0]) if budget.energy is None else _FIRST_SKETCH
+    energy, most = _norm(whole) ** 2, budget.most or min(whole.shape)
+    share = 1.0 if budget.energy is None else budget.energy
+    wanted = most if share == 1 else min(most, _FIRST_SKETCH)
     while (wanted + _OVERSAMPLE) * _SKETCHED_PART <= min(whole.shape):
         parts = _sketch(whole, wanted + _OVERSAMPLE, energy)
-        enough = budget.energy is None or float(parts.values.square().sum()) >= budget.energy * energy
-        if enough or (budget.most is not None and wanted >= budget.most):
+        if wanted >= most or float(parts.values.square().sum()) >= share * energy:
             return parts
-        wanted *= 2
+        wanted = min(2 * wanted, most)
     left, values, right = torch.linalg.svd(whole, full_matrices=False)
     return _Parts(left, values, right, energy, whole)
 

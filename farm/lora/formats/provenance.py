@@ -47,9 +47,8 @@ class Made:
     #: an aware time
     date: datetime
     sources: Sequence[Source]
-    #: the base model's name and hash; "" when unknown
+    #: the base model's name; "" when unknown
     base: str = ""
-    base_sha256: str = ""
     trigger_words: Sequence[str] = ()
 
 
@@ -67,7 +66,6 @@ def of_lora(made: Made, *, ranks: Collection[int], kernels: bool, whole: bool) -
         "ss_base_model_version": version,
         "ss_output_name": made.title,
         **({"ss_sd_model_name": made.base} if made.base else {}),
-        **({"ss_sd_model_hash": made.base_sha256} if made.base_sha256 else {}),
         **_model_spec(made, "/lora"),
     }
 
