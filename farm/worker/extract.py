@@ -138,21 +138,22 @@ class Extractor:
             base=job.model.name,
             trigger_words=words,
         )
-        path = folder / f"{asked.name}.safetensors"
+        # an adapter's name may be longer than a file's
+        path = folder / "made.safetensors"
         save_lora(path, kept, work.layout, made)
         return path
 
     def _keep(self, path: Path, asked: Extraction, held: HeldJob) -> NewAdapter:
-        header, sha256 = read_header(path), file_sha256(path)
+        header, sha256, file_name = read_header(path), file_sha256(path), f"{asked.name}.safetensors"
         self._patience.until_done("upload", lambda: self._effects.keep(sha256, path), held)
         log.info("adapter_kept", sha256=sha256[:12], bytes=path.stat().st_size)
         return NewAdapter(
             name=asked.name,
-            file_name=path.name,
+            file_name=file_name,
             sha256=sha256,
             size=path.stat().st_size,
             header=header,
-            info=inspect(header, path.name),
+            info=inspect(header, file_name),
         )
 
 
@@ -168,5 +169,8 @@ def _source(network: Network, job: JobForWorker, plan: StrengthPlan) -> Source:
         strength = f"{strengths.pop():g}"
     else:
         tags = parse(job.spec.prompt).tags
-        strength = " ".join(tag.source for tag in tags if tag.name.casefold() == network.name.casefold())
+        name = network.name.casefold()
+        strength = " ".join(
+            tag.source for tag in tags if tag.name.casefold() in (name, f"{name}.safetensors")
+        )
     return Source(name=network.file_name, sha256=network.sha256, strength=strength)

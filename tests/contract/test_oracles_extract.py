@@ -97,12 +97,15 @@ def test_diffusers_loads_a_text_encoder_s_layers(tmp_path: Path) -> None:
     theirs: Any = copy.deepcopy(start)
     state, alphas = StableDiffusionPipeline.lora_state_dict(load_file(path))
     StableDiffusionPipeline.load_lora_into_text_encoder(state, alphas, theirs, prefix="text_encoder")
+    merged = 0
     for name, module in theirs.named_modules():
         if hasattr(module, "merge") and hasattr(module, "base_layer"):
             module.merge()
+            merged += 1
             expected = wanted.get_submodule(name).weight
             torch.testing.assert_close(module.base_layer.weight, expected, rtol=1e-5, atol=1e-5)
             assert not torch.equal(expected, start.get_submodule(name).weight)  # type: ignore[arg-type]
+    assert merged == len(layers)
 
 
 def test_transformers_get_diffusers_names_that_peft_reads(tmp_path: Path) -> None:

@@ -212,6 +212,33 @@ def test_a_cancel_ends_it_between_two_layers(
     assert versions(rig) == []
 
 
+def test_a_worker_that_stops_hands_back_what_does_not_fit(
+    rig: Rig, start: Start, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from farm.lora import extract
+
+    first, go_on, compress = threading.Event(), threading.Event(), extract.compress
+
+    def slow(*arguments: Any) -> Any:
+        first.set()
+        assert go_on.wait(30)
+        return compress(*arguments)
+
+    monkeypatch.setattr(extract, "compress", slow)
+    worker = start()
+    job_id = ask(rig, name="long " + "é" * 90)
+    rig.assign(job_id, worker.id)
+    assert first.wait(30)
+    worker.hands.leave_within(0.5)
+    go_on.set()
+    assert rig.wait_for(job_id, "queued", "succeeded", "failed").state == "queued"
+    worker.stop()
+    again = start(worker_name="other")
+    rig.assign(job_id, again.id)
+    assert rig.wait_for(job_id, "succeeded", "failed").state == "succeeded"
+    assert len(versions(rig, "long " + "é" * 90)) == 1
+
+
 def test_a_record_of_unknown_outcome_is_repeated_and_registers_once(
     rig: Rig, start: Start, redis: Redis
 ) -> None:

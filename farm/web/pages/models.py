@@ -120,7 +120,7 @@ def _render(
     strengths: Mapping[str, str],
     problems: defaultdict[str, list[Problem]] | None = None,
 ) -> str:
-    known = adapters.list_adapters(session, sort="name", limit=SHOWN_ADAPTERS).items
+    known = adapters.list_adapters(session, sort="name", limit=SHOWN_ADAPTERS)
     all_models = models.list_models(session)
     if not filled["model"] and all_models:
         filled["model"] = all_models[0]["name"]
@@ -129,6 +129,7 @@ def _render(
         form=filled,
         strengths=strengths,
         problems=problems or _by_field(()),
-        adapters=[shown.adapter(item) for item in known],
+        adapters=[shown.adapter(item) for item in known.items],
+        more=known.next_cursor is not None,
         models=all_models,
     )
