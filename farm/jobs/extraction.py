@@ -74,7 +74,7 @@ def parse_extract(raw: Mapping[str, Any]) -> ExtractSpec:
     Raises:
         BadRequest: all problems at once.
     """
-    return read_model(ExtractSpec, raw, "an extraction")
+    return read_model(ExtractSpec, raw, "extraction")
 
 
 def submit_extraction(

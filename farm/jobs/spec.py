@@ -65,7 +65,7 @@ def parse_spec(raw: Mapping[str, Any], pointer: str = "") -> JobSpec:
     Raises:
         BadRequest: all problems at once; pointers start with `pointer`.
     """
-    return read_model(JobSpec, raw, "a job", pointer)
+    return read_model(JobSpec, raw, "job", pointer)
 
 
 def read_model(cls: type[Model], raw: Mapping[str, Any], what: str, pointer: str = "") -> Model:
@@ -136,9 +136,11 @@ def _problem(detail: ErrorDetails, pointer: str, what: str, fields: Sequence[str
     where = pointer + "".join(f"/{part}" for part in place)
     kind = detail["type"]
     if kind == "missing":
-        return Problem(code="missing", message=f"{name} is missing", hint=f"{what} needs one", pointer=where)
+        return Problem(
+            code="missing", message=f"{name} is missing", hint=f"every {what} needs one", pointer=where
+        )
     if kind == "extra_forbidden":
-        hint = near(name, fields) or f"{what} has {', '.join(fields)}"
+        hint = near(name, fields) or f"every {what} has {', '.join(fields)}"
         return Problem(code="unknown_field", message=f"unknown field {name!r}", hint=hint, pointer=where)
     wanted = _WANTED.get(kind)
     found = _short(detail["input"])
