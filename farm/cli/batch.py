@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from farm.cli.context import client
 from farm.cli.errors import EXIT_FAILED
-from farm.cli.lora import existing
 from farm.cli.output import console, print_json, say, table
+from farm.cli.paths import existing
 from farm.client.jobs import submit_batch, wait_for_batch
 from farm.errors import BadRequest
 

@@ -161,6 +161,9 @@ def _tell(job: dict[str, Any], files: list[Path]) -> None:
     say(f"{job['id']} ", styled_state(job["state"]))
     if job.get("error"):
         say((job["error"]["message"], "red"))
+    elif job.get("result"):
+        made, report = job["result"]["adapter"], job["result"]["report"]
+        say(f"made {made['name']}: {report['layers']} layers, relative error {report['error']:.2e}")
     elif job["state"] in ("queued", "assigned") and job.get("waiting_because"):
         say((job["waiting_because"], "dim"))
     for file in files:

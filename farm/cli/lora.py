@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from farm.cli.output import print_json, say, size, table
+from farm.cli.output import console, print_json, say, size, table
+from farm.cli.paths import existing, file_and_strength
+from farm.clock import SystemClock
 from farm.errors import BadRequest
+from farm.lora.budget import Budget
 from farm.lora.formats.header import read_header
 from farm.lora.formats.inspect import AdapterInfo
 from farm.lora.formats.inspect import inspect as inspect_header
@@ -30,45 +36,96 @@ def inspect(file: Path, json: Json = False) -> None:
 
 @app.command()
 def merge(
-    model: Annotated[Path, typer.Option(help="Diffusers folder to start from.")],
+    model: Annotated[Path, typer.Option(help="Diffusers folder or checkpoint file to start from.")],
     lora: Annotated[list[str], typer.Option(help="FILE[:STRENGTH]; several may be given.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
+    out: Annotated[Path, typer.Option(help="Folder or file to write, as the model is; must not exist.")],
     json: Json = False,
 ) -> None:
-    """Bake adapters into a diffusers folder: folder in, folder out."""
-    from farm.cli.merging import merge_folder
+    """Bake adapters into a model: diffusers folder in, folder out; checkpoint file in, file out."""
+    from farm.cli.merging import merge_model
 
     wanted = [file_and_strength(text) for text in lora]
-    report = merge_folder(existing(model), wanted, out)
+    report = merge_model(existing(model), wanted, out, SystemClock().now())
     if json:
         print_json(report)
         return
     for row in report["adapters"]:
         say(f"{row['file']} at {row['strength']:g}: {row['layers']} layers")
+        _print_warnings(row["warnings"])
     say(f"Wrote {out}. Next: farm models add {out}")
 
 
-def existing(path: Path) -> Path:
-    if not path.exists():
-        raise BadRequest(f"{path} does not exist", "check the path", code="no_such_file")
-    return path
+@app.command()
+def extract(
+    model: Annotated[Path, typer.Option(help="Diffusers folder or checkpoint file that the LoRA is for.")],
+    out: Annotated[Path, typer.Option(help="File to write; must not exist.")],
+    lora: Annotated[list[str] | None, typer.Option(help="FILE[:STRENGTH]; several may be given.")] = None,
+    other: Annotated[
+        Path | None, typer.Option("--from", help="Instead: a model; the LoRA turns --model into it.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Ranks of every layer.")] = None,
+    energy: Annotated[
+        float | None, typer.Option(help="Share of each layer's energy to keep, such as 0.99; sets its rank.")
+    ] = None,
+    max_rank: Annotated[int | None, typer.Option(help="With --energy: most ranks of a layer.")] = None,
+    json: Json = False,
+) -> None:
+    """Make one LoRA file of several adapters, or of the difference of two models, and say how near it is."""
+    from farm.cli.extracting import extract_adapters, extract_difference
 
-
-def file_and_strength(text: str) -> tuple[Path, float]:
-    """`ink.safetensors:0.8` as path and strength; the strength is 1 when absent.
-
-    Raises:
-        BadRequest: the strength is no number, or the file does not exist.
-    """
-    path, colon, number = text.rpartition(":")
-    if not colon or Path(text).exists():
-        return existing(Path(text)), 1.0
-    try:
-        return existing(Path(path)), float(number)
-    except ValueError:
+    if bool(lora) == (other is not None):
         raise BadRequest(
-            f"--lora {text}: {number!r} is no strength", "write FILE:0.8", code="bad_strength"
-        ) from None
+            "--lora and --from together" if lora else "neither --lora nor --from was given",
+            "give adapter files, or one other model",
+            code="missing_source",
+        )
+    budget = Budget(rank=rank, energy=energy, max_rank=max_rank)
+    now = SystemClock().now()
+    with _layer_bar(quiet=json) as told:
+        if other is not None:
+            report = extract_difference(existing(model), existing(other), budget, out, now, told)
+        else:
+            wanted = [file_and_strength(text) for text in lora or ()]
+            report = extract_adapters(existing(model), wanted, budget, out, now, told)
+    if json:
+        print_json(report)
+    else:
+        _print_extraction(report)
+
+
+@contextmanager
+def _layer_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    if quiet or not console.is_terminal:
+        yield lambda done, count: None
+        return
+    with Progress(
+        TextColumn("layers"), BarColumn(), MofNCompleteColumn(), console=console, transient=True
+    ) as bar:
+        task = bar.add_task("layers", total=None)
+        yield lambda done, count: bar.update(task, completed=done, total=count)
+
+
+def _print_extraction(report: dict[str, Any]) -> None:
+    for row in report.get("adapters", ()):
+        say(f"{row['file']} at {row['strength']:g}: {row['layers']} layers")
+        _print_warnings(row["warnings"])
+    total = report["total"]
+    ranks = sorted({total["rank_min"], total["rank_max"]})
+    say(
+        f"{total['layers']} layers, rank {' to '.join(map(str, ranks))}: kept {total['energy']:.4%} of the energy, "
+        f"relative error {total['error']:.2e}"
+    )
+    worst = [
+        (row["layer"], row["rank"], f"{row['error']:.2e}") for row in total["worst"] if row["error"] > 1e-6
+    ]
+    if worst:
+        table(("least exact layers", "rank", "error"), worst, empty="")
+    say(f"Wrote {report['out']}. Next: farm loras add {report['out']}")
+
+
+def _print_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        say(("note", "yellow"), f" {warning}")
 
 
 def _print_info(file: Path, info: AdapterInfo) -> None:

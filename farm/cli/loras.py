@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from farm.cli.context import client
-from farm.cli.lora import existing
 from farm.cli.output import compact, print_json, say, size, table
+from farm.cli.paths import existing
 from farm.client.http import Client
 
 app = typer.Typer(help="Adapters of the farm, and what a prompt's tags mean.", no_args_is_help=True)

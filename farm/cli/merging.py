@@ -1,83 +1,82 @@
-"""Bake adapters into a diffusers folder."""
+"""Bake adapters into a model: diffusers folder in, folder out; checkpoint file in, file out."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-
+from farm.cli.adapters import Given, base_name, read_adapters
 from farm.errors import BadRequest
-from farm.lora.formats.header import read_header
-from farm.lora.formats.inspect import inspect
-from farm.lora.formats.match import check, match
-from farm.lora.layout import Layer
-from farm.lora.merge import merge
-from farm.lora.patcher import layer_module
-from farm.lora.tensors import load as load_adapter
-from farm.models.load import load as load_model
+from farm.lora.files import write_file
+from farm.lora.formats.provenance import Made, of_checkpoint
+from farm.models.baking import baked_file
+from farm.models.stored import StoredModel, open_stored
 
 
-def merge_folder(model: Path, wanted: Sequence[tuple[Path, float]], out: Path) -> dict[str, Any]:
-    """Write to `out` a copy of the diffusers folder `model` with the adapters baked in.
+def merge_model(
+    model: Path, wanted: Sequence[tuple[Path, float]], out: Path, now: datetime
+) -> dict[str, Any]:
+    """Write to `out` a copy of `model` with the adapters baked in. Dtypes, names and all other tensors stay.
 
     Raises:
-        BadRequest: `out` exists, the model is no diffusers folder, or an adapter does not fit it.
+        BadRequest: `out` exists, the model cannot be used, or an adapter does not fit it.
     """
     if out.exists():
-        raise BadRequest(f"{out} exists already", "name a folder that does not", code="exists")
-    if not model.is_dir():
+        raise BadRequest(f"{out} exists already", "name something that does not", code="exists")
+    stored = open_stored(model)
+    given = read_adapters(wanted, stored.layout)
+    made = Made(
+        title=base_name(out),
+        family=stored.family,
+        date=now,
+        base=base_name(model),
+        sources=[each.source for each in given],
+    )
+    write = _write_folder if stored.format == "diffusers" else _write_checkpoint
+    components = write(stored, given, out, of_checkpoint(made))
+    return {
+        "model": str(model),
+        "out": str(out),
+        "components": components,
+        "adapters": [each.row() for each in given],
+    }
+
+
+def _write_checkpoint(
+    stored: StoredModel, given: Sequence[Given], out: Path, metadata: dict[str, str]
+) -> list[str]:
+    if out.suffix != ".safetensors":
         raise BadRequest(
-            f"{model} is no diffusers folder", "give the folder that holds model_index.json", code="no_folder"
+            f"{out} does not end in .safetensors", "a checkpoint file becomes a file", code="bad_name"
         )
-    loaded = load_model(model, device="cpu", dtype="float32")
-    rows, adapters = [], []
-    for file, strength in wanted:
-        header = read_header(file)
-        matched = match(header.tensors, header.metadata, loaded.layout)
-        warnings = check(inspect(header, file.name), matched, loaded.layout, file.stem)
-        adapters.append((load_adapter(file, loaded.layout), strength))
-        rows.append(
-            {
-                "file": str(file),
-                "strength": strength,
-                "layers": len(matched.layers),
-                "warnings": list(warnings),
-            }
-        )
-    merge(loaded.modules, loaded.layout, adapters)
-    names = {name for adapter, _ in adapters for name in adapter.deltas}
-    temporary = out.with_name(f".{out.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(model, temporary)
-    changed = [loaded.layout.layers[name] for name in sorted(names)]
-    for component in {layer.component for layer in changed}:
-        layers = [layer for layer in changed if layer.component == component]
-        rewrite(temporary / component, loaded.modules[component], layers)
-    temporary.rename(out)
-    components = sorted({layer.component for layer in changed})
-    return {"model": str(model), "out": str(out), "components": components, "adapters": rows}
+    (name,) = stored.files
+    tensors, changed = baked_file(stored, name, _strengths(given))
+    write_file(out, tensors, dict(stored.files[name].header.metadata) | metadata)
+    return sorted({layer.component for layer in changed})
 
 
-def rewrite(folder: Path, module: nn.Module, layers: Sequence[Layer]) -> None:
-    """Replace the tensors of `layers` in a component's files; all others, names, dtypes and metadata stay as they are."""
-    wanted: dict[str, Tensor] = {}
-    for layer in layers:
-        for word in ("weight", "bias"):
-            tensor = getattr(layer_module(module, layer), word, None)
-            if tensor is not None:
-                # some versions of transformers have a `text_model` level, some do not; the file decides
-                bare = layer.path.removeprefix("text_model.")
-                wanted |= {f"{bare}.{word}": tensor, f"text_model.{bare}.{word}": tensor}
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-        tensors = load_file(path)
-        found = tensors.keys() & wanted.keys()
-        if found:
-            tensors |= {key: wanted[key].detach().to(tensors[key].dtype).contiguous() for key in found}
-            save_file(tensors, path, metadata)
+def _write_folder(
+    stored: StoredModel, given: Sequence[Given], out: Path, metadata: dict[str, str]
+) -> list[str]:
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    components: set[str] = set()
+    try:
+        shutil.copytree(stored.path, part)
+        for name, file in stored.files.items():
+            tensors, changed = baked_file(stored, name, _strengths(given))
+            if changed:
+                (part / name).unlink()
+                write_file(part / name, tensors, dict(file.header.metadata) | metadata)
+                components |= {layer.component for layer in changed}
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return sorted(components)
+
+
+def _strengths(given: Sequence[Given]) -> list[tuple[Any, float]]:
+    return [(each.adapter, each.strength) for each in given]

@@ -9,8 +9,8 @@ import typer
 
 from farm.cli.context import client
 from farm.cli.direct import open_farm
-from farm.cli.lora import existing
 from farm.cli.output import print_json, say, size, table
+from farm.cli.paths import existing
 from farm.clock import SystemClock
 from farm.jobs.ingest import add_model
 from farm.jobs.users import ensure_single_user

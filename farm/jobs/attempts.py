@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, insert, select, tuple_, update
+from sqlalchemy import case, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from farm.db.models import Attempt, Image, Job
 from farm.ids import new_ids
 from farm.jobs.leading import assign, lose, note_send, note_waiting, unassign
 from farm.jobs.loading import JobForWorker, ModelFiles, load_for_worker
-from farm.jobs.moves import RELEASED, end_attempt, move, pause, unless_cancelled
+from farm.jobs.moves import RELEASED, end_attempt, end_well, move, pause, runs, unless_cancelled
 from farm.jobs.states import HELD, State
 
 __all__ = [
@@ -148,24 +148,9 @@ def succeed(
 ) -> bool:
     """Record the pictures and end the job. True also when this attempt has recorded it before, so after a commit of
     unknown outcome it is called again. False: the objects belong to nobody."""
-    values: dict[str, Any] = {
-        "state": State.SUCCEEDED,
-        "result_attempt": attempt,
-        "finished_at": now,
-        "worker_id": None,
-        "stage": None,
-        "step": Job.steps,
-        "error_code": None,
-        "error_message": None,
-    }
-    if warnings:
-        values["warnings"] = list(warnings)
-    if move(session, "succeed", _runs(job_id, attempt), values, now) is None:
-        recorded = session.execute(
-            select(Job.result_attempt).where(Job.id == job_id, Job.state == State.SUCCEEDED)
-        ).scalar_one_or_none()
-        return recorded == attempt
-    owner_id = session.execute(select(Job.owner_id).where(Job.id == job_id)).scalar_one()
+    stands, owner_id = end_well(session, job_id, attempt, timings, now, warnings=warnings)
+    if owner_id is None:
+        return stands
     if images:
         session.execute(
             insert(Image),
@@ -194,7 +179,6 @@ def succeed(
                 for image_id, image in zip(new_ids("img", now, len(images)), images, strict=True)
             ],
         )
-    end_attempt(session, job_id, attempt, "succeeded", now, timings=timings)
     return True
 
 
@@ -217,7 +201,7 @@ def fail(
         "worker_id": None,
         "stage": None,
     }
-    if move(session, "fail", _runs(job_id, attempt), values, now, f"{code}: {message}") is None:
+    if move(session, "fail", runs(job_id, attempt), values, now, f"{code}: {message}") is None:
         return False
     end_attempt(session, job_id, attempt, "failed", now, detail=message, timings=timings)
     return True
@@ -247,7 +231,7 @@ def retry_later(
     moved = move(
         session,
         "retry_later",
-        (*_runs(job_id, attempt), Job.retry_count == retries),
+        (*runs(job_id, attempt), Job.retry_count == retries),
         {
             **RELEASED,
             "state": unless_cancelled(State.QUEUED, State.CANCELLED),
@@ -293,7 +277,7 @@ def cancelled(
     moved = move(
         session,
         "cancelled",
-        (*_runs(job_id, attempt), Job.cancel_requested_at.is_not(None)),
+        (*runs(job_id, attempt), Job.cancel_requested_at.is_not(None)),
         {"state": State.CANCELLED, "finished_at": now, "worker_id": None, "stage": None},
         now,
     )
@@ -301,9 +285,3 @@ def cancelled(
         return False
     end_attempt(session, job_id, attempt, "cancelled", now, timings=timings)
     return True
-
-
-def _runs(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
-    """The guard of all that a worker does to its running job. Lease time is not in it: a lease's end permits taking a
-    job away, it does not itself take it."""
-    return Job.id == job_id, Job.state == State.RUNNING, Job.attempt == attempt

@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from farm.db.models import Job, Model
 from farm.errors import NotFound
+from farm.jobs.kinds import Extraction, Kind
 from farm.jobs.prepare import Network
-from farm.jobs.spec import JobSpec
+from farm.jobs.spec import FIELDS, JobSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +35,17 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobForWorker:
-    """A job with all that is needed to render it."""
+    """A job with all that is needed to do it."""
 
     id: str
     attempt: int
     owner_id: str
     state: str
     worker_id: str | None
+    #: a word of `Kind`, or of a later version's
+    kind: str
+    #: of a job that extracts
+    extraction: Extraction | None
     #: normalised: no None but for `webhook`
     spec: JobSpec
     #: the prompt without tags, with trigger words
@@ -79,7 +84,9 @@ def load_for_worker(session: Session, job_id: str) -> JobForWorker:
         owner_id=job.owner_id,
         state=job.state,
         worker_id=job.worker_id,
-        spec=JobSpec.model_validate(job.spec),
+        kind=job.kind,
+        extraction=Extraction(**job.spec["extract"]) if job.kind == Kind.EXTRACT else None,
+        spec=JobSpec.model_validate({name: job.spec[name] for name in FIELDS if name in job.spec}),
         clean_prompt=job.clean_prompt,
         networks=tuple(Network(**network) for network in job.networks),
         warnings=tuple(job.warnings),

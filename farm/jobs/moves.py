@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, insert, null, update
+from sqlalchemy import ColumnElement, case, func, insert, null, select, update
 from sqlalchemy.orm import Session
 
 from farm.db.models import Attempt, Job, JobEvent, Outbox
@@ -125,6 +125,44 @@ def end_attempt(
         ),
         execution_options=_NO_SYNC,
     )
+
+
+def end_well(
+    session: Session,
+    job_id: str,
+    attempt: int,
+    timings: Mapping[str, Any],
+    now: datetime,
+    *,
+    warnings: Sequence[str] = (),
+) -> tuple[bool, str | None]:
+    """End a job with this attempt's result. Whether that result stands, and, when it is to be recorded now, in this
+    transaction and only here, the job's owner."""
+    values: dict[str, Any] = {
+        "state": State.SUCCEEDED,
+        "result_attempt": attempt,
+        "finished_at": now,
+        "worker_id": None,
+        "stage": None,
+        "step": Job.steps,
+        "error_code": None,
+        "error_message": None,
+    }
+    if warnings:
+        values["warnings"] = list(warnings)
+    if move(session, "succeed", runs(job_id, attempt), values, now) is None:
+        recorded = session.execute(
+            select(Job.result_attempt).where(Job.id == job_id, Job.state == State.SUCCEEDED)
+        ).scalar_one_or_none()
+        return recorded == attempt, None
+    end_attempt(session, job_id, attempt, "succeeded", now, timings=timings)
+    return True, session.execute(select(Job.owner_id).where(Job.id == job_id)).scalar_one()
+
+
+def runs(job_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
+    """The guard of all that a worker does to its running job. Lease time is not in it: a lease's end permits taking a
+    job away, it does not itself take it."""
+    return Job.id == job_id, Job.state == State.RUNNING, Job.attempt == attempt
 
 
 def pause(job_id: str, retries: int) -> timedelta:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from farm.errors import BadRequest, Problem
 
 Priority = Literal["interactive", "normal", "bulk"]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class JobSpec(BaseModel):
@@ -79,11 +80,21 @@ def parse_spec(raw: Mapping[str, Any], pointer: str = "") -> JobSpec:
     Raises:
         BadRequest: all problems at once; pointers start with `pointer`.
     """
+    return read_model(JobSpec, raw, "job", pointer)
+
+
+def read_model(cls: type[Model], raw: Mapping[str, Any], what: str, pointer: str = "") -> Model:
+    """`raw` as `cls`, a strict model; `what` calls such a thing in messages.
+
+    Raises:
+        BadRequest: all problems at once; pointers start with `pointer`.
+    """
     try:
-        return JobSpec.model_validate(dict(raw))
+        return cls.model_validate(dict(raw))
     except ValidationError as error:
-        problems = tuple(_problem(detail, pointer) for detail in error.errors(include_url=False))
-        raise BadRequest.of(problems) from None
+        fields = tuple(cls.model_fields)
+        details = error.errors(include_url=False)
+        raise BadRequest.of(tuple(_problem(detail, pointer, what, fields) for detail in details)) from None
 
 
 def from_text(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,17 +145,17 @@ def near(name: str, known: Sequence[str]) -> str:
     return f"did you mean {' or '.join(repr(word) for word in words)}?" if words else ""
 
 
-def _problem(detail: ErrorDetails, pointer: str) -> Problem:
+def _problem(detail: ErrorDetails, pointer: str, what: str, fields: Sequence[str]) -> Problem:
     place = [str(part) for part in detail["loc"]]
     name = place[0] if place else ""
     where = pointer + "".join(f"/{part}" for part in place)
     kind = detail["type"]
     if kind == "missing":
         return Problem(
-            code="missing", message=f"{name} is missing", hint="every job needs one", pointer=where
+            code="missing", message=f"{name} is missing", hint=f"every {what} needs one", pointer=where
         )
     if kind == "extra_forbidden":
-        hint = near(name, FIELDS) or f"a job has {', '.join(FIELDS)}"
+        hint = near(name, fields) or f"every {what} has {', '.join(fields)}"
         return Problem(code="unknown_field", message=f"unknown field {name!r}", hint=hint, pointer=where)
     wanted = _WANTED.get(kind)
     found = _short(detail["input"])

@@ -17,7 +17,7 @@ class State(StrEnum):
     ASSIGNED = "assigned"
     #: a worker renders it
     RUNNING = "running"
-    #: its pictures are recorded; never changes again
+    #: its pictures, or what else it made, are recorded; never changes again
     SUCCEEDED = "succeeded"
     #: ended with a reason; may be retried
     FAILED = "failed"
@@ -33,6 +33,7 @@ class Stage(StrEnum):
     LOADING = "loading"
     PATCHING = "patching"
     SAMPLING = "sampling"
+    EXTRACTING = "extracting"
     UPLOADING = "uploading"
 
 

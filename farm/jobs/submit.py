@@ -21,7 +21,7 @@ from farm.jobs.prepare import Network, Prepared, Preparer, draw_seed, explain, p
 from farm.jobs.spec import JobSpec, parse_spec
 from farm.jobs.states import PRIORITIES, State
 
-__all__ = ["BatchResult", "Network", "Prepared", "explain", "prepare", "submit", "submit_batch"]
+__all__ = ["BatchResult", "Network", "Prepared", "explain", "prepare", "submit", "submit_batch", "write_job"]
 
 #: problems that one answer lists
 MAX_ERRORS = 100
@@ -114,11 +114,16 @@ def submit(
     Raises:
         BadRequest: every problem that was found, each with its JSON pointer.
     """
-    found = prepare(session, owner_id, spec, limits=limits)
+    return write_job(session, owner_id, prepare(session, owner_id, spec, limits=limits), now)
+
+
+def write_job(session: Session, owner_id: str, found: Prepared, now: datetime, **other: Any) -> JobId:
+    """One queued row, as prepared; `other` are columns in which its kind differs from a job that renders."""
     job_id = new_id("job", now)
+    columns = _columns(found, [network.as_dict() for network in found.networks]) | other
     session.execute(
         insert(Job).values(
-            **_columns(found, [network.as_dict() for network in found.networks]),
+            **columns,
             id=job_id,
             owner_id=owner_id,
             priority=PRIORITIES[found.spec.priority],

@@ -184,6 +184,7 @@ def _view(
     waits = job.state == State.QUEUED
     return {
         "id": job.id,
+        "kind": job.kind,
         "state": job.state,
         "stage": job.stage,
         "step": job.step,
@@ -204,6 +205,8 @@ def _view(
         "retry_count": job.retry_count,
         "error": {"code": job.error_code, "message": job.error_message} if job.error_code else None,
         "images": images,
+        "extract": job.spec.get("extract"),
+        "result": job.result,
         "networks": job.networks,
         "timings": timings or {},
         "warnings": job.warnings,

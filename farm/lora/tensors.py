@@ -22,7 +22,7 @@ from farm.lora.formats.metadata import PeftConfig, peft_config, peft_configs
 from farm.lora.formats.schemes import address
 from farm.lora.layout import Layer, Layout
 
-_DTYPES: Mapping[str, torch.dtype] = {
+DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
     "I64": torch.int64, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "F16": torch.float16,
     "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn,
@@ -69,7 +69,7 @@ class MappedFile:
     def tensor(self, key: str) -> Tensor:
         """The tensor `key` in the dtype of the file; valid as long as it is referenced."""
         info = self.header.tensors[key]
-        dtype = _DTYPES[info.dtype]
+        dtype = DTYPES[info.dtype]
         begin = self.header.size + info.begin
         if begin % dtype.itemsize:
             aligned = torch.frombuffer(

@@ -6,7 +6,6 @@ A file that is refused leaves nothing behind: neither an object nor a row.
 from __future__ import annotations
 
 import hashlib
-import re
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from farm.db.rows import changed
 from farm.errors import BadRequest, Conflict, FarmError, NotFound
 from farm.ids import AdapterId, UserId, new_id
 from farm.jobs import adapters
+from farm.jobs.adapter_names import adapter_name
 from farm.lora.formats.header import Header, header_length, parse_header, read_header
 from farm.lora.formats.inspect import AdapterInfo, inspect
 from farm.store import keys
@@ -35,7 +35,6 @@ PUT_SECONDS = 15 * 60
 CHUNK_BYTES = 8 * 1024 * 1024
 #: most headers fit into one read of this size
 FIRST_BYTES = 64 * 1024
-MAX_NAME = 100
 _LENGTH_BYTES = 8
 
 
@@ -57,29 +56,6 @@ class Inspected:
     info: AdapterInfo
     sha256: str
     size: int
-
-
-def adapter_name(name: str, file_name: str) -> str:
-    """A name that a tag can hold: what was given, else the file's name without its ending.
-
-    >>> adapter_name("", "C:\\\\loras\\\\Ink Wash.safetensors"), adapter_name(" ink ", "x.safetensors")
-    ('Ink Wash', 'ink')
-
-    Raises:
-        BadRequest: no name is left, it is too long, or holds characters that end a tag.
-    """
-    plain = name.strip() or re.sub(r"\.[A-Za-z0-9]{1,12}\Z", "", re.split(r"[/\\]", file_name)[-1]).strip()
-    if not plain:
-        raise BadRequest("the adapter needs a name", "send `name`", code="bad_name")
-    if len(plain) > MAX_NAME:
-        raise BadRequest(f"the name has {len(plain)} characters", f"use at most {MAX_NAME}", code="bad_name")
-    if wrong := re.search(r"[<>:|/\\\x00-\x1f\x7f\u202a-\u202e\u2066-\u2069]", plain):
-        raise BadRequest(
-            f"a name cannot hold {wrong.group()!r}",
-            "use letters, digits, spaces, dots, dashes",
-            code="bad_name",
-        )
-    return plain
 
 
 def check_size(size: int, most: int) -> None:

@@ -15,8 +15,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from farm.clock import Clock
 from farm.jobs import attempts, workers
+from farm.jobs import made as recording
 from farm.jobs.attempts import Beat, HeartbeatAnswer, NewImage
 from farm.jobs.loading import JobForWorker, load_for_worker
+from farm.jobs.made import NewAdapter
 from farm.jobs.reports import WorkerReport
 from farm.jobs.workers import WorkerOrders
 from farm.lora.layout import Layout
@@ -42,6 +44,8 @@ class Effects:
     #: (job, attempt) of what waits for this worker
     assigned: Callable[[], list[tuple[str, int]]]
     succeed: Callable[[HeldJob, Sequence[NewImage], Sequence[str]], bool]
+    #: with the adapter that it made, and how near it is
+    succeed_with_adapter: Callable[[HeldJob, NewAdapter, Mapping[str, Any], Sequence[str]], bool]
     #: with a code and a sentence for a person
     fail: Callable[[HeldJob, str, str], bool]
     retry_later: Callable[[HeldJob, str, str], bool]
@@ -54,6 +58,8 @@ class Effects:
     fetch: Callable[[str, Path], None]
     #: write a file of this media type, make sure that it is there, return its hash
     upload: Callable[[str, bytes, str], str]
+    #: keep a file under its hash, unless it is there already
+    keep: Callable[[str, Path], None]
     # the device
     load_model: Callable[[Path], LoadedModel]
     load_adapter: Callable[[Path, Layout, str, str], Adapter]
@@ -90,6 +96,15 @@ def sql_effects(sessions: sessionmaker[Session], worker_id: str, clock: Clock) -
                 session, held.id, held.attempt, images, timings, clock.now(), warnings=warnings
             )
 
+    def succeed_with_adapter(
+        held: HeldJob, made: NewAdapter, report: Mapping[str, Any], warnings: Sequence[str]
+    ) -> bool:
+        timings = held.timings.as_dict()
+        with sessions.begin() as session:
+            return recording.succeed_with_adapter(
+                session, held.id, held.attempt, made, report, timings, clock.now(), warnings=warnings
+            )
+
     def fail(held: HeldJob, code: str, message: str) -> bool:
         timings = held.timings.as_dict()
         with sessions.begin() as session:
@@ -117,7 +132,8 @@ def sql_effects(sessions: sessionmaker[Session], worker_id: str, clock: Clock) -
             workers.leave(session, worker_id, clock.now())
 
     return {
-        "claim": claim, "read_job": read_job, "beat": beat, "assigned": assigned, "succeed": succeed, "fail": fail,
+        "claim": claim, "read_job": read_job, "beat": beat, "assigned": assigned, "succeed": succeed,
+        "succeed_with_adapter": succeed_with_adapter, "fail": fail,
         "retry_later": retry_later, "hand_back": hand_back, "cancelled": cancelled, "leave": leave,
     }  # fmt: skip
 
@@ -133,4 +149,10 @@ def store_effects(store: Store) -> Mapping[str, Any]:
         store.verify(key, size=len(data), sha256=sha256)
         return sha256
 
-    return {"fetch": fetch, "upload": upload}
+    def keep(sha256: str, path: Path) -> None:
+        key, size = keys.blob(sha256), path.stat().st_size
+        if store.size(key) != size:
+            store.put_file(key, path)
+            store.verify(key, size=size, sha256=sha256)
+
+    return {"fetch": fetch, "upload": upload, "keep": keep}

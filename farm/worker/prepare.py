@@ -52,6 +52,20 @@ class Prepared:
         self.pins.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """The adapters of a job, and what its tags mean."""
+
+    layout: Layout
+    #: by sha256
+    adapters: Mapping[str, Adapter]
+    plan: StrengthPlan
+    #: of the second pass, if there is one
+    second_plan: StrengthPlan | None
+    #: sentences for the job, beyond those of its submission
+    warnings: tuple[str, ...]
+
+
 class Preparer:
     """Prepares one job at a time for each thread that calls it."""
 
@@ -83,20 +97,9 @@ class Preparer:
             Interrupted: the job must not go on.
         """
         with ExitStack() as pins:
-            layout = self._layout(job)
-            with held.timed(Stage.FETCHING, self._clock):
-                if not model_hot:
-                    tree = pins.enter_context(self.open_model(job, held))
-                    cache, size = "disk" if tree.hit else "miss", tree.bytes_fetched
-                    log.info("model_ready", model=job.model.key[:12], cache=cache, bytes=size)
-                adapters = {
-                    network.sha256: self._adapter(network, job, layout, held, pins)
-                    for network in job.networks
-                }
-            planned = self._plan(job, layout)
-            if self._debug:
-                log_layers(planned.first, adapters, layout)
-            warnings = [*planned.notes, *(text for adapter in adapters.values() for text in adapter.warnings)]
+            if not model_hot:
+                pins.enter_context(self.fetch_model(job, held))
+            gathered = self.gather(job, held, pins)
             spec = job.spec
             return Prepared(
                 job=job,
@@ -114,12 +117,39 @@ class Preparer:
                     fps=spec.fps,
                     hires=_hires(spec),
                 ),
-                plan=planned.first,
-                second_plan=planned.second,
-                adapters=adapters,
-                warnings=tuple(text for text in dict.fromkeys(warnings) if text not in job.warnings),
+                plan=gathered.plan,
+                second_plan=gathered.second_plan,
+                adapters=gathered.adapters,
+                warnings=gathered.warnings,
                 pins=pins.pop_all(),
             )
+
+    def gather(self, job: JobForWorker, held: HeldJob, pins: ExitStack) -> Gathered:
+        """The adapters of `job` in memory until `pins` lets go, and its tags as a plan; raises as `prepare`."""
+        layout = self._layout(job)
+        with held.timed(Stage.FETCHING, self._clock):
+            adapters = {
+                network.sha256: self._adapter(network, job, layout, held, pins) for network in job.networks
+            }
+        planned = self._plan(job, layout)
+        if self._debug:
+            log_layers(planned.first, adapters, layout)
+        warnings = [*planned.notes, *(text for adapter in adapters.values() for text in adapter.warnings)]
+        return Gathered(
+            layout=layout,
+            adapters=adapters,
+            plan=planned.first,
+            second_plan=planned.second,
+            warnings=tuple(text for text in dict.fromkeys(warnings) if text not in job.warnings),
+        )
+
+    def fetch_model(self, job: JobForWorker, held: HeldJob) -> Tree:
+        """`open_model`, as the first part of a job."""
+        with held.timed(Stage.FETCHING, self._clock):
+            tree = self.open_model(job, held)
+        cache, size = "disk" if tree.hit else "miss", tree.bytes_fetched
+        log.info("model_ready", model=job.model.key[:12], cache=cache, bytes=size)
+        return tree
 
     def open_model(self, job: JobForWorker, held: HeldJob) -> Tree:
         """The model's files as a folder on this machine's disk, pinned."""

@@ -12,6 +12,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 from PIL import Image
@@ -27,7 +29,7 @@ from farm.models.second_pass import begin_second
 from farm.store.trees import Tree
 from farm.worker.device import Device, in_words, is_out_of_memory, needed_bytes
 from farm.worker.effects import Effects
-from farm.worker.held import Hands
+from farm.worker.held import Hands, HeldJob
 from farm.worker.memory import AdapterCache, ModelCache
 from farm.worker.mode import Wish
 from farm.worker.models import HotModel, open_hot
@@ -43,19 +45,20 @@ Result = Image.Image | Clip
 PUBLISH_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 
+Outcome = TypeVar("Outcome")
+
 
 @dataclass(slots=True, eq=False)
 class _Turn:
     """One job's turn on the device, and what came of it."""
 
-    work: Prepared
-    open_tree: Callable[[], Tree]
+    act: Callable[[], Any]
     #: what the caller's thread logs with
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     started: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
     given_up: bool = False
-    pictures: list[Result] = field(default_factory=list)
+    result: Any = None
     error: BaseException | None = None
 
 
@@ -72,7 +75,8 @@ class _Run:
 
 
 class Sampler:
-    """The device's thread. `sample` may be called from many threads; turns are first come, first served."""
+    """The device's thread. `sample` and `on_device` may be called from many threads; turns are first come, first
+    served."""
 
     def __init__(
         self,
@@ -121,36 +125,58 @@ class Sampler:
             Permanent: out of memory, or a picture became NaN.
             Exception: whatever the model raised.
         """
-        turn = _Turn(work, open_tree)
+        return self.on_device(work.held, partial(self._serve, work, open_tree))
+
+    def on_device(self, held: HeldJob, act: Callable[[], Outcome]) -> Outcome:
+        """What `act` returns, called in the device's thread when it is this job's turn.
+
+        Raises:
+            Interrupted: the job must not go on.
+            Exception: whatever `act` raised.
+        """
+        turn = _Turn(partial(self._begin, held, act))
         self._turns.put(turn)
         while not turn.started.wait(_LOOK_SECONDS):
             try:
-                self._hands.hand_back_unless(work.held, float("inf"))
-                work.held.check()
+                self._hands.hand_back_unless(held, float("inf"))
+                held.check()
             except BaseException:
                 turn.given_up = True
                 raise
         turn.ended.wait()
         if turn.error is not None:
             raise turn.error
-        return turn.pictures
+        result: Outcome = turn.result
+        return result
+
+    def reload(self) -> None:
+        """Drop models and adapters, after the jobs that wait for the device now; the next one loads afresh."""
+        self._turns.put(_Turn(self._drop_all))
+
+    def _drop_all(self) -> None:
+        log.info("reloading", models=len(self._models.hot()))
+        self._models.drop_others("")
+        self._adapters.drop_unused()
+        self._device.give_back_memory()
 
     def _run(self) -> None:
         while (turn := self._turns.get()) is not None:
             turn.started.set()
             if not turn.given_up:
                 try:
-                    turn.pictures = turn.context.run(self._serve, turn)
+                    turn.result = turn.context.run(turn.act)
                 except BaseException as error:
                     turn.error = error
             turn.ended.set()
 
-    def _serve(self, turn: _Turn) -> list[Result]:
-        work = turn.work
+    def _begin(self, held: HeldJob, act: Callable[[], Outcome]) -> Outcome:
         # what has not begun when the worker stops is handed back
-        self._hands.hand_back_unless(work.held, float("inf"))
-        work.held.check()
-        hot = self._open(turn)
+        self._hands.hand_back_unless(held, float("inf"))
+        held.check()
+        return act()
+
+    def _serve(self, work: Prepared, open_tree: Callable[[], Tree]) -> list[Result]:
+        hot = self._open(work, open_tree)
         batches: deque[tuple[int, ...]] = deque([work.spec.seeds])
         pictures: list[Result] = []
         smaller = False
@@ -175,15 +201,15 @@ class Sampler:
                 batches.popleft()
         return pictures
 
-    def _open(self, turn: _Turn) -> HotModel:
-        work, held = turn.work, turn.work.held
+    def _open(self, work: Prepared, open_tree: Callable[[], Tree]) -> HotModel:
+        held = work.held
         key = work.job.model.key
 
         def load() -> HotModel:
             self._progress.job(held)
             began = self._clock.monotonic()
             hot = open_hot(
-                turn.open_tree, lambda tree: self._effects.load_model(tree.path), self._device, self._clock,
+                open_tree, lambda tree: self._effects.load_model(tree.path), self._device, self._clock,
                 lora_mode=self._lora_mode, compiled=self._compiled,
             )  # fmt: skip
             seconds = self._clock.monotonic() - began

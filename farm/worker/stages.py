@@ -1,28 +1,31 @@
-"""One job from claim to end: prepare, sample, publish. Threads of consecutive jobs overlap in different stages."""
+"""One job from claim to end, by the runner of its kind. Threads of consecutive jobs overlap in different stages."""
 
 from __future__ import annotations
 
 import threading
-from functools import partial
+from collections.abc import Callable, Mapping
 
 import structlog
 from sqlalchemy.exc import DBAPIError
 
+from farm.errors import Permanent
 from farm.jobs.loading import JobForWorker
 from farm.logs import bound
 from farm.worker.effects import Effects
 from farm.worker.held import Hands, HeldJob, Interrupted
 from farm.worker.outcomes import Endings
 from farm.worker.patience import Patience
-from farm.worker.prepare import Prepared, Preparer
 from farm.worker.progress import Progress
-from farm.worker.publish import Publisher
-from farm.worker.sample import Sampler
 
 log = structlog.get_logger(__name__)
 
 #: Jobs between claim and last step: one samples, one is being prepared. More would only be taken from other workers.
 AHEAD = 2
+
+
+#: Does a job of one kind and records its result; calls the last argument once the device is free for the next job.
+#: False: another attempt owns the job.
+Runner = Callable[[JobForWorker, HeldJob, Callable[[], None]], bool]
 
 
 class Stages:
@@ -33,18 +36,14 @@ class Stages:
         effects: Effects,
         hands: Hands,
         patience: Patience,
-        preparer: Preparer,
-        sampler: Sampler,
-        publisher: Publisher,
+        runners: Mapping[str, Runner],
         progress: Progress,
         worker_name: str,
     ):
         self._effects = effects
         self._hands = hands
         self._patience = patience
-        self._preparer = preparer
-        self._sampler = sampler
-        self._publisher = publisher
+        self._runners = runners
         self._progress = progress
         self._worker_name = worker_name
         self._endings = Endings(effects, patience)
@@ -59,7 +58,7 @@ class Stages:
         return self._hands.takes_jobs()
 
     def run(self, job_id: str, attempt: int) -> bool:
-        """Render this attempt of a job, if it is this worker's to claim; False when it is not, or not now.
+        """Do this attempt of a job, if it is this worker's to claim; False when it is not, or not now.
 
         Returns when the attempt has ended, however it did; raises nothing.
         """
@@ -102,7 +101,7 @@ class Stages:
             job = self._patience.until_done("read_job", lambda: self._effects.read_job(held.id), held)
             held.owner_id, held.steps = job.owner_id, job.spec.total_steps
             self._progress.job(held)
-            return self._render(job, held, ahead)
+            return self._do(job, held, ahead)
         except Interrupted as interruption:
             ahead.release()
             return self._endings.interrupted(held, interruption)
@@ -110,17 +109,16 @@ class Stages:
             ahead.release()
             return self._endings.failed(held, error)
 
-    def _render(self, job: JobForWorker, held: HeldJob, ahead: _Once) -> str | None:
-        work: Prepared = self._preparer.prepare(job, held, model_hot=self._sampler.holds_model(job.model.key))
-        with work.pins:
-            pictures = self._sampler.sample(work, partial(self._preparer.open_model, job, held))
-        # the device is free for the next job, which may be claimed now
-        ahead.release()
-        self._progress.job(held)
-        if not self._publisher.publish(job, held, pictures, work.warnings):
+    def _do(self, job: JobForWorker, held: HeldJob, ahead: _Once) -> str | None:
+        runner = self._runners.get(job.kind)
+        if runner is None:
+            raise Permanent(
+                f"this worker does not know jobs of the kind {job.kind!r}", "update it", code="unknown_kind"
+            )
+        if not runner(job, held, ahead.release):
             log.info("result_discarded")
             return None
-        log.info("job_succeeded", pictures=len(pictures), **held.timings.as_dict())
+        log.info("job_succeeded", kind=job.kind, **held.timings.as_dict())
         return "succeeded"
 
 

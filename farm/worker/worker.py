@@ -17,6 +17,7 @@ from farm.clock import Clock
 from farm.db.engine import make_engine, make_sessions
 from farm.errors import Transient
 from farm.jobs import workers
+from farm.jobs.kinds import Kind
 from farm.jobs.reports import WorkerReport
 from farm.lora.tensors import Adapter
 from farm.lora.tensors import load as load_adapter
@@ -30,6 +31,7 @@ from farm.store.s3 import open_store
 from farm.worker.consumer import Consumer
 from farm.worker.device import Device, pick_device
 from farm.worker.effects import Effects, sql_effects, store_effects
+from farm.worker.extract import Extractor
 from farm.worker.held import Hands
 from farm.worker.memory import AdapterCache, ModelCache
 from farm.worker.models import HotModel
@@ -40,8 +42,9 @@ from farm.worker.progress import Progress
 from farm.worker.publish import Publisher
 from farm.worker.pulse import Heartbeat, Poll
 from farm.worker.rates import Rates
+from farm.worker.render import Renderer
 from farm.worker.sample import Sampler
-from farm.worker.stages import AHEAD, Stages
+from farm.worker.stages import AHEAD, Runner, Stages
 
 log = structlog.get_logger(__name__)
 
@@ -213,13 +216,19 @@ class Worker:
             preview_every=settings.preview_every, lora_mode=settings.lora_mode, compiled=settings.compile,
         )  # fmt: skip
         publisher = Publisher(effects, patience, clock)
-        stages = Stages(
-            effects, hands, patience, preparer, self._sampler, publisher, self._progress, self.name
+        extractor = Extractor(
+            effects, preparer, self._sampler, hands, self._progress, patience, self._rates, self.device, clock
         )
+        runners: dict[str, Runner] = {
+            Kind.RENDER: Renderer(preparer, self._sampler, publisher, self._progress).run,
+            Kind.EXTRACT: extractor.run,
+        }
+        stages = Stages(effects, hands, patience, runners, self._progress, self.name)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="poll")
         self._consumer = Consumer(self._redis_url, self._id, stages.run, threads=THREADS)
         self._heartbeat = Heartbeat(
-            effects, hands, self._progress, self.report, self._register, self._id, settings.heartbeat_seconds
+            effects, hands, self._progress, self.report, self._register, self._sampler.reload, self._id,
+            settings.heartbeat_seconds,
         )
         self._poll = Poll(
             effects, hands, stages, self._pool, lambda: self._consumer.messages, self._consumer.restart,

@@ -122,6 +122,18 @@ def test_a_drained_worker_gets_nothing_until_it_is_resumed(farm: RunningFarm) ->
     assert farm.cli("jobs", "watch", job).returncode == 0
 
 
+def test_an_extraction_is_watched_and_shown_like_any_job(farm: RunningFarm) -> None:
+    asked = {"name": "ink-light", "prompt": "<lora:ink:0.5>", "energy": 0.99}
+    with farm.client() as client:
+        job = client.post("/loras:extract", asked)["id"]
+        assert farm.cli("jobs", "watch", job).returncode == 0
+        assert "ink-light" in farm.cli("loras", "ls").stdout
+        shown = farm.cli("jobs", "show", job)
+        client.delete("/loras/ink-light")
+    assert "made ink-light" in shown.stdout
+    assert "relative error" in shown.stdout
+
+
 def test_an_adapter_is_added_used_and_removed(tmp_path: Path) -> None:
     """In a farm of its own: a new model becomes the one that jobs take when they name none."""
     with running_farm(tmp_path / "farm") as farm:

@@ -13,7 +13,8 @@ from farm.client.jobs import wait_for_job
 from tests.e2e.conftest import PATIENCE_MS, Complaints
 from tests.support.farm import RunningFarm
 
-PAGES = ("/create", "/queue", "/gallery", "/networks", "/networks/ink", "/batches", "/batches/new", "/workers",
+PAGES = ("/create", "/queue", "/gallery", "/networks", "/networks/ink", "/models", "/models/extract", "/batches",
+         "/batches/new", "/workers",
          "/search?q=ink", "/login")  # fmt: skip
 RENDER_MS = 120_000
 
@@ -158,6 +159,34 @@ def test_a_file_that_is_no_adapter_is_refused_in_a_sentence(
     expect(row).to_contain_text("holiday.safetensors")
     expect(row).to_contain_text("not accepted")
     complaints.forgive("status of 4")
+
+
+def test_two_networks_become_one_that_draws(page: Page, farm: RunningFarm) -> None:
+    page.goto("/models")
+    page.get_by_role("link", name="Extract LoRA").first.click()
+    page.locator("#pick-search").fill("gold")
+    expect(page.locator(".pick:visible")).to_have_count(1)
+    page.get_by_label("Strength of gold").fill("0.6")
+    page.locator("#pick-search").fill("ink")
+    # what is chosen stays in sight
+    expect(page.locator(".pick:visible")).to_have_count(2)
+    page.locator(".pick", has_text="ink").get_by_role("checkbox").check()
+    page.get_by_text("Energy", exact=True).click()
+    page.get_by_label("Share to keep").fill("0.95")
+    page.get_by_label("Name of the new network").fill("ink and gold")
+    page.get_by_role("button", name="Extract").click()
+    expect(page).to_have_url(re.compile(r"/jobs/job_"))
+    result = page.locator("[aria-labelledby=made-title]")
+    expect(result).to_be_visible(timeout=RENDER_MS)
+    expect(result).to_contain_text("Relative error")
+    result.get_by_role("link", name="ink and gold").click()
+    expect(page.locator("h1")).to_contain_text("ink and gold")
+    expect(page.get_by_text("modelspec.merged_from")).to_be_attached()
+    with farm.client() as client:
+        asked = {"prompt": "a boat <lora:ink and gold:1>", "steps": 2}
+        done = wait_for_job(client, client.submit(asked)["id"], timeout_seconds=RENDER_MS / 1000)
+        client.delete("/loras/ink and gold")
+    assert done["state"] == "succeeded", done["error"]
 
 
 def test_a_batch_with_a_mistake_is_refused_row_by_row_and_then_accepted(

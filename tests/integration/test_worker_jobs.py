@@ -413,6 +413,28 @@ def test_an_operators_drain_finishes_what_is_held_and_takes_nothing(rig: Rig, st
     assert rig.wait_for(job_id, "succeeded").result_attempt == 2
 
 
+def test_an_operators_reload_loads_the_model_afresh(rig: Rig, start: Start) -> None:
+    rig.add_adapter("ink")
+    worker = start()
+
+    def render() -> tuple[bool, bytes]:
+        job_id = rig.add_job("a fox <lora:ink:1>")
+        rig.assign(job_id, worker.id)
+        rig.wait_for(job_id, "succeeded")
+        return bool(rig.attempt(job_id).timings["model_hit"]), rig.picture(job_id)
+
+    assert render()[0] is False
+    hot, before = render()
+    assert hot
+    with rig.sessions.begin() as session:
+        rows.workers.reload(session, worker.id)
+    rig.wait_until(lambda: not worker.report().models)
+    assert worker.report().adapters == ()
+    hot, after = render()
+    assert not hot
+    assert Image.open(BytesIO(after)).tobytes() == Image.open(BytesIO(before)).tobytes()
+
+
 def test_a_store_that_is_away_for_a_while_costs_time_only(rig: Rig, start: Start) -> None:
     calls = {"fetch": 0, "upload": 0}
 

@@ -58,7 +58,9 @@ class Job(Base):
     #: 0 interactive, 1 normal, 2 bulk
     priority: Mapped[int] = mapped_column(default=1)
 
-    #: farm.jobs.spec.JobSpec with every default filled in
+    #: farm.jobs.kinds.Kind
+    kind: Mapped[str] = mapped_column(default="render", server_default="render")
+    #: farm.jobs.spec.JobSpec with every default filled in; of an extraction also `extract`, a farm.jobs.kinds.Extraction
     spec: Mapped[dict[str, Any]]
     #: the prompt without tags, with trigger words: what is encoded
     clean_prompt: Mapped[str]
@@ -89,6 +91,8 @@ class Job(Base):
     cancel_requested_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]
     result_attempt: Mapped[int | None]
+    #: of a job that makes no pictures: what it made, with a report
+    result: Mapped[dict[str, Any] | None]
     webhook: Mapped[str | None]
 
     created_at: Mapped[datetime]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from farm.errors import BadRequest
@@ -45,12 +45,12 @@ class Match:
 def match(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], layout: Layout) -> Match:
     """Layers of `layout` for the modules of a file; reads shapes only."""
     grouped = group(tensors)
-    tables = {component: name_table(layout, component) for component in layout.components}
+    find = layer_finder(layout)
     found: dict[str, LayerFile] = {}
     missed: list[str] = []
     mismatched: list[str] = []
     for module, keys in grouped.modules.items():
-        layer = _find(address(module), layout, tables)
+        layer = find(module)
         algorithm = algorithm_of(keys, tensors)
         if layer is None:
             missed.append(module)
@@ -70,6 +70,12 @@ def match(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], layout
         mismatched=tuple(mismatched),
         cross_attention=cross_attention_width(grouped.modules, tensors),
     )
+
+
+def layer_finder(layout: Layout) -> Callable[[str], Layer | None]:
+    """Finds the layer that a module name of a file points to."""
+    tables = {component: name_table(layout, component) for component in layout.components}
+    return lambda module: _find(address(module), layout, tables)
 
 
 def check(info: AdapterInfo, match: Match, layout: Layout, name: str) -> tuple[str, ...]:

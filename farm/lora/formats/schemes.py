@@ -148,6 +148,14 @@ def name_table(layout: Layout, component: str) -> Mapping[str, str]:
     return table
 
 
+def ldm_names(paths: Iterable[str]) -> Mapping[str, str]:
+    """LDM's name of each layer of a UNet that has one there."""
+    names: dict[str, str] = {}
+    for path, other in _aliases(tuple(paths)):
+        names.setdefault(path, other)
+    return names
+
+
 def _aliases(paths: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """(path, other name) for each other name of a layer."""
     blocks = _ldm_blocks(paths)

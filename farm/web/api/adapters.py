@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from farm.errors import BadRequest, FarmError, NotFound
 from farm.ids import new_id
 from farm.jobs import adapters
+from farm.jobs.adapter_names import adapter_name
 from farm.store import keys
 from farm.web import pictures, uploads
 from farm.web.api import views as shown
@@ -191,7 +192,7 @@ def change_lora(path: LoraPath, body: LoraPatch) -> Response:
             session,
             current_user().id,
             view["id"],
-            name=None if body.name is None else uploads.adapter_name(body.name, ""),
+            name=None if body.name is None else adapter_name(body.name, ""),
             trigger_words=body.trigger_words,
             default_strength=body.default_strength,
             notes=body.notes,

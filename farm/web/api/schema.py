@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 State = Literal["queued", "assigned", "running", "succeeded", "failed", "cancelled"]
-Stage = Literal["fetching", "loading", "patching", "sampling", "uploading"]
+Stage = Literal["fetching", "loading", "patching", "sampling", "extracting", "uploading"]
 Priority = Literal["interactive", "normal", "bulk"]
 
 
@@ -75,10 +75,36 @@ class JobImage(BaseModel):
     poster: str | None = Field(description="Where the still of a video is.")
 
 
+class ExtractView(BaseModel):
+    """What an extraction shall make."""
+
+    name: str
+    rank: int | None
+    energy: float | None
+    max_rank: int | None
+
+
+class ExtractedAdapter(BaseModel):
+    id: str
+    name: str
+    sha256: str
+    size: int
+
+
+class ExtractResult(BaseModel):
+    """What an extraction has made, and how near it is."""
+
+    adapter: ExtractedAdapter
+    report: dict[str, Any] = Field(
+        description="`layers`, `error` and `energy` of all together, ranks, and the `worst` layers."
+    )
+
+
 class JobView(BaseModel):
-    """A job: what was asked, where it stands, what came of it."""
+    """A job: what was asked, where it stands, what came of it. Fields of pictures are null in an extraction."""
 
     id: str
+    kind: Literal["render", "extract"]
     state: State
     stage: Stage | None
     step: int
@@ -101,17 +127,19 @@ class JobView(BaseModel):
     retry_count: int
     error: JobError | None
     images: list[JobImage]
+    extract: ExtractView | None
+    result: ExtractResult | None
     networks: list[NetworkView]
     timings: dict[str, Any]
     warnings: list[str]
     prompt: str
     negative_prompt: str
     model: str
-    width: int
-    height: int
-    guidance_scale: float
-    sampler: str
-    seed: int
+    width: int | None
+    height: int | None
+    guidance_scale: float | None
+    sampler: str | None
+    seed: int | None
     count: int
     priority: Priority
     tags: list[str]

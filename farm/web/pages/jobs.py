@@ -9,8 +9,9 @@ from typing import Any
 from flask import Blueprint, redirect, render_template, request
 from werkzeug.wrappers import Response
 
+from farm.errors import BadRequest
 from farm.jobs import control, views
-from farm.jobs.states import Stage
+from farm.jobs.kinds import STAGES, Kind
 from farm.jobs.submit import submit
 from farm.web import notify
 from farm.web.auth import current_user
@@ -27,6 +28,7 @@ LANE_COLOURS = {
     "loading": "oklch(var(--adapter-l) var(--adapter-c) 70)",
     "patching": "oklch(var(--adapter-l) var(--adapter-c) 300)",
     "sampling": "var(--running)",
+    "extracting": "var(--running)",
     "uploading": "var(--ok)",
 }
 
@@ -75,7 +77,8 @@ def _context(job_id: str) -> dict[str, Any]:
 def time_lanes(job: dict[str, Any]) -> tuple[Lane, ...]:
     """Where the time of a job went, one lane a stage, in the order in which stages begin."""
     timings = job.get("timings") or {}
-    seconds = {"waiting": _waited(job), **{stage.value: _number(timings, stage.value) for stage in Stage}}
+    stages = STAGES[Kind(job["kind"])]
+    seconds = {"waiting": _waited(job), **{stage.value: _number(timings, stage.value) for stage in stages}}
     whole = sum(seconds.values())
     if not whole or not job.get("finished_at"):
         return ()
@@ -138,6 +141,8 @@ def again(job_id: str) -> Response:
     owner = current_user().id
     with services().sessions() as session:
         job = views.job_view(session, owner, job_id)
+        if job["kind"] != Kind.RENDER:
+            raise BadRequest("only a picture is rendered again", "fill in the form of this job anew")
         spec = {name: job[name] for name in forms.FIELDS if job.get(name) is not None}
         new = submit(session, owner, spec, limits=services().limits, now=services().now())
         session.commit()

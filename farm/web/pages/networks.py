@@ -12,6 +12,7 @@ from werkzeug.wrappers import Response
 
 from farm.errors import BadRequest, FarmError, Problem
 from farm.jobs import adapters, views
+from farm.jobs.adapter_names import adapter_name
 from farm.store import keys
 from farm.web import pictures, uploads
 from farm.web.api import views as shown
@@ -143,7 +144,7 @@ def change(name: str) -> str | Response | tuple[str, int]:
                 session,
                 current_user().id,
                 view["id"],
-                name=uploads.adapter_name(request.form.get("name", ""), "") or None,
+                name=adapter_name(request.form.get("name", ""), "") or None,
                 trigger_words=[word.strip() for word in request.form.get("trigger_words", "").split(",")],
                 default_strength=_strength(request.form.get("default_strength", "")),
                 notes=request.form.get("notes", "")[:20_000],

@@ -39,6 +39,15 @@ def pieces(prompt: str) -> list[Piece]:
     return found
 
 
+def tags_of(prompt: str) -> str:
+    """The adapter tags of `prompt` alone.
+
+    >>> tags_of("a fox <lora:ink:0.8> at night <lora:gold>")
+    '<lora:ink:0.8> <lora:gold>'
+    """
+    return " ".join(piece.text for piece in pieces(prompt) if piece.tag)
+
+
 def adapter_of(inside: str) -> str:
     """The adapter's name from what follows the kind: `"ink wash":0.8` is `ink wash`."""
     return inside.split(":", 1)[0].strip().strip('"').strip()

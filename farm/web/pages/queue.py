@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from farm.errors import FarmError
 from farm.jobs import views
+from farm.jobs.kinds import Kind
 from farm.jobs.prepare import explain, prepare
 from farm.web.auth import current_user
 from farm.web.pages import strips
@@ -72,8 +73,10 @@ def second_strip_of(session: Session, job: dict[str, Any]) -> strips.Strip | Non
 
 
 def explained(session: Session, job: dict[str, Any]) -> dict[str, Any] | None:
-    """The `explain` object of a job; None without adapters, or when they or the model are gone."""
-    return _explained.get(job["id"], lambda: _explain(session, job)) if job["networks"] else None
+    """The `explain` object of a job that renders; None without adapters, or when they or the model are gone."""
+    if job["kind"] != Kind.RENDER or not job["networks"]:
+        return None
+    return _explained.get(job["id"], lambda: _explain(session, job))
 
 
 def _reached(job: dict[str, Any]) -> int | None:

@@ -9,7 +9,19 @@ from flask import Flask, g, render_template
 
 from farm.jobs import views
 from farm.web.auth import current_user
-from farm.web.pages import assets, batches, create, gallery, jobs, networks, queue, search, words, workers
+from farm.web.pages import (
+    assets,
+    batches,
+    create,
+    gallery,
+    jobs,
+    models,
+    networks,
+    queue,
+    search,
+    words,
+    workers,
+)
 from farm.web.pages.prompts import pieces
 from farm.web.services import Services
 
@@ -18,10 +30,11 @@ NAVIGATION = (
     ("/queue", "Queue", "list-ordered"),
     ("/gallery", "Gallery", "images"),
     ("/networks", "Networks", "blocks"),
+    ("/models", "Models", "hard-drive"),
     ("/batches", "Batches", "layers"),
     ("/workers", "Workers", "server"),
 )
-PAGES = (create, queue, jobs, gallery, networks, batches, workers, search)
+PAGES = (create, queue, jobs, gallery, networks, models, batches, workers, search)
 
 
 def register(app: Flask, services: Services) -> None:

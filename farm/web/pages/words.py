@@ -58,8 +58,11 @@ STAGES = {
     "loading": "loading the model",
     "patching": "patching weights",
     "sampling": "sampling",
-    "uploading": "saving the pictures",
+    "extracting": "extracting",
+    "uploading": "saving the result",
 }
+#: stages that go on step by step, and what a step is
+COUNTED = {"sampling": "step", "extracting": "layer"}
 
 
 def hue(name: str) -> int:
@@ -164,6 +167,8 @@ def title(job: dict[str, Any]) -> str:
     >>> title({"prompt": "a fox <lora:ink:0.8>, in the snow"})
     'a fox, in the snow'
     """
+    if job.get("extract"):
+        return f"Extract {job['extract']['name']}"
     text = job.get("clean_prompt") or _without_tags(str(job.get("prompt") or ""))
     return (text[:79] + "…" if len(text) > 80 else text) or "(empty prompt)"
 
@@ -201,8 +206,8 @@ def job_words(job: dict[str, Any]) -> str:
     state, stage = job["state"], job.get("stage")
     if state == "running":
         where = f" on {job['worker']}" if job.get("worker") else ""
-        if stage == "sampling":
-            return f"step {job.get('step') or 0} of {job['total_steps']}{where}"
+        if stage in COUNTED:
+            return f"{COUNTED[stage]} {job.get('step') or 0} of {job['total_steps']}{where}"
         return f"{STAGES.get(stage or '', 'starting')}{where}"
     if state in {"queued", "assigned"}:
         return str(

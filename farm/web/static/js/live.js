@@ -2,7 +2,9 @@
  * One event stream for this tab. Progress goes straight into the elements of a job; everything else becomes the events
  * `farm:change`, `farm:worker` and `farm:tick` on the body, on which parts of the page fetch themselves anew.
  */
-const STAGES = { fetching: "fetching files", loading: "loading the model", patching: "patching weights", uploading: "saving the pictures" };
+const STAGES = { fetching: "fetching files", loading: "loading the model", patching: "patching weights", uploading: "saving the result" };
+/* stages that go on step by step, and what a step is */
+const COUNTED = { sampling: "step", extracting: "layer" };
 const TICK_SECONDS = 30;
 const RETRY_SECONDS = 2;
 const LOST_AFTER_SECONDS = 4;
@@ -55,12 +57,13 @@ function job(data) {
 
 function words(data) {
   const where = data.worker_name || data.worker ? ` on ${data.worker_name || data.worker}` : "";
-  return data.stage === "sampling" ? `step ${data.step} of ${data.steps}${where}` : `${STAGES[data.stage] || "starting"}${where}`;
+  if (data.stage in COUNTED) return `${COUNTED[data.stage]} ${data.step} of ${data.steps}${where}`;
+  return `${STAGES[data.stage] || "starting"}${where}`;
 }
 
 function left(data) {
   const pace = data.seconds_per_step || paces.get(data.id);
-  if (!pace || data.stage !== "sampling") return "";
+  if (!pace || !(data.stage in COUNTED)) return "";
   paces.set(data.id, pace);
   const seconds = pace * (data.steps - data.step);
   return seconds < 90 ? `${Math.max(1, Math.round(seconds))} s left` : `${Math.round(seconds / 60)} min left`;
