@@ -227,7 +227,13 @@ class Worker:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="poll")
         self._consumer = Consumer(self._redis_url, self._id, stages.run, threads=THREADS)
         self._heartbeat = Heartbeat(
-            effects, hands, self._progress, self.report, self._register, self._sampler.reload, self._id,
+            effects,
+            hands,
+            self._progress,
+            self.report,
+            self._register,
+            self._sampler.reload,
+            self._id,
             settings.heartbeat_seconds,
         )
         self._poll = Poll(

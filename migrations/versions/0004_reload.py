@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -12,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("workers", sa.Column("reloads_requested", sa.Integer(), nullable=False, server_default="0"))
+    op.add_column("workers", sa.Column("reloads_requested", INTEGER, nullable=False, server_default="0"))
 
 
 def downgrade() -> None:

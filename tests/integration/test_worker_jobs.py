@@ -429,7 +429,7 @@ def test_an_operators_reload_loads_the_model_afresh(rig: Rig, start: Start) -> N
     with rig.sessions.begin() as session:
         rows.workers.reload(session, worker.id)
     rig.wait_until(lambda: not worker.report().models)
-    assert worker.report().adapters == ()
+    rig.wait_until(lambda: not worker.report().adapters)
     hot, after = render()
     assert not hot
     assert Image.open(BytesIO(after)).tobytes() == Image.open(BytesIO(before)).tobytes()
