@@ -222,11 +222,11 @@ def _glora(shapes: Shapes, layer: Shape) -> Shape:
 
 
 def _full(shapes: Shapes, layer: Shape) -> Shape:
-    return shapes.get("diff") or shapes.get("set_weight") or layer
+    return shapes.get("diff", shapes.get("set_weight", layer))
 
 
 def _norm(shapes: Shapes, layer: Shape) -> Shape:
-    return shapes.get("w_norm") or layer
+    return shapes.get("w_norm", layer)
 
 
 def _ia3(shapes: Shapes, layer: Shape) -> Shape:
@@ -244,7 +244,8 @@ def _oft(shapes: Shapes, layer: Shape) -> Shape:
         return _packed_oft(shapes["oft_r"], layer)
     if "boft_r" in shapes:
         return _rotation(shapes["boft_r"], prod(layer[1:]), "inputs", layer)
-    return _rotation(shapes.get("oft_blocks") or shapes["oft_diag"], layer[0], "outputs", layer)
+    blocks = shapes["oft_blocks"] if "oft_blocks" in shapes else shapes["oft_diag"]
+    return _rotation(blocks, layer[0], "outputs", layer)
 
 
 def _rotation(blocks: Shape, width: int, what: str, layer: Shape) -> Shape:
