@@ -234,6 +234,30 @@ def test_bombs_are_refused_from_the_header_alone(name: str) -> None:
         check(inspect(head), match(head.tensors, {}, OF), OF, "bomb")
 
 
+@pytest.mark.parametrize(
+    ("shapes", "multiple"),
+    [
+        ({"lora_up": (10, 4), "lora_down": (4, 54)}, 4),
+        ({"hada_w1_a": (10, 2), "hada_w1_b": (2, 54), "hada_w2_a": (10, 2), "hada_w2_b": (2, 54)}, 4),
+        ({"hada_w1_a": (2, 10), "hada_t1": (2, 2, 3, 3), "hada_w1_b": (2, 6), "hada_w2_a": (10, 2), "hada_w2_b": (2, 54)}, 4),
+        ({"lokr_w1": (2, 3), "lokr_w2_a": (5, 1), "lokr_w2_b": (1, 18)}, 4),
+        ({"lokr_w1": (2, 3), "lokr_w2_a": (2, 5), "lokr_t2": (2, 2, 3, 3), "lokr_w2_b": (2, 2)}, 4),
+        ({"a1": (6, 2), "a2": (2, 6), "b1": (10, 2), "b2": (2, 54)}, 4),
+        ({"oft_blocks": (2, 5, 5)}, 4),
+        ({"diff": (10, 54)}, 1),
+        ({"oft_r": (9, 15)}, 4 * 2 * 6 / 5),
+        ({"lora_up": (10, 1), "lora_mid": (1, 1, 3, 3), "lora_down": (1, 6)}, 4 * 9),
+    ],
+)  # fmt: skip
+def test_what_is_kept_is_a_stated_multiple_of_an_eight_bit_file(
+    shapes: dict[str, tuple[int, ...]], multiple: float, tmp_path: Path
+) -> None:
+    tensors = {f"lora_unet_conv.{_SPELLINGS[word]}": torch.ones(shape).to(torch.float8_e4m3fn) for word, shape in shapes.items()}  # fmt: skip
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(save(tensors))
+    assert load(path, OF).bytes <= multiple * sum(t.numel() for t in tensors.values())
+
+
 #: run in a process of its own: forks one for each file, and prints how much memory reading took at the worst moment
 _MEASURE = """
 import os, sys
