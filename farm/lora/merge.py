@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from farm.errors import BadRequest
 from farm.lora.arithmetic import Scratch, Term, exact_products, join, write, write_bias
-from farm.lora.layout import Layout
+from farm.lora.layout import Layer, Layout
 from farm.lora.patcher import layer_module, parameter
 from farm.lora.tensors import Adapter
 
@@ -21,6 +21,23 @@ def merge(modules: Mapping[str, nn.Module], layout: Layout, adapters: Sequence[t
     """
     scratch = Scratch()
     changed = 0
+
+    def weight_of(layer: Layer) -> Tensor:
+        return parameter(layer_module(modules[layer.component], layer), "weight")
+
+    # weights are changed one after another: what a later change reads of an earlier layer is kept
+    read = {
+        rows.layer
+        for adapter, s in adapters
+        if s
+        for delta in adapter.deltas.values()
+        for rows in delta.reads
+    }
+    kept = {
+        name: weight_of(layout.layers[name]).clone()
+        for name in read
+        if layout.layers[name].component in modules
+    }
     with torch.inference_mode(), exact_products():
         for layer in layout.layers.values():
             terms = [
@@ -36,7 +53,7 @@ def merge(modules: Mapping[str, nn.Module], layout: Layout, adapters: Sequence[t
                 )
             module = layer_module(modules[layer.component], layer)
             weight = parameter(module, "weight")
-            write(weight, weight.clone(), terms, join(terms, weight.device), scratch)
+            write(weight, weight.clone(), terms, join(terms, weight.device), scratch, kept.__getitem__)
             if any(term.delta.bias is not None for term in terms):
                 bias = parameter(module, "bias")
                 write_bias(bias, bias.clone(), terms, scratch)

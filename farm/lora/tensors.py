@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +19,9 @@ from farm.lora.formats.header import Header, read_header
 from farm.lora.formats.inspect import AdapterInfo, inspect
 from farm.lora.formats.match import LayerFile, check, match
 from farm.lora.formats.metadata import PeftConfig, peft_config, peft_configs
-from farm.lora.formats.schemes import address
+from farm.lora.formats.schemes import DENOISER, address
 from farm.lora.layout import Layer, Layout
+from farm.lora.parts import part_of
 
 _DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
@@ -90,16 +91,23 @@ def load(path: Path, layout: Layout, *, sha256: str | None = None, name: str = "
     configs = peft_configs(header.metadata) or _neighbour(path)
     lycoris = "lycoris" in header.metadata.get("ss_network_module", "").lower()
     deltas: dict[str, Delta] = {}
+    #: by module: one module of a file may change several layers, of both experts
+    whole: dict[str, Delta] = {}
     with MappedFile(path, header) as file:
         for layer_name, tensors in found.layers.items():
             layer = layout.layers[layer_name]
-            deltas[layer_name] = READERS[tensors.algorithm](
-                _layer_tensors(file, layer, tensors, configs, lycoris)
-            )
+            if tensors.module not in whole:
+                whole[tensors.module] = READERS[tensors.algorithm](
+                    _layer_tensors(file, layer, tensors, configs, lycoris)
+                )
+            delta = whole[tensors.module]
+            if tensors.pieces:
+                delta = part_of(delta, layer_name, tensors.pieces, tensors.shape)
+            deltas[layer_name] = delta
     return Adapter(
         sha256=sha256,
         deltas=deltas,
-        bytes=sum(_bytes(delta) for delta in deltas.values()),
+        bytes=_bytes(whole.values()),
         info=info,
         missed=found.missed,
         warnings=warnings,
@@ -110,8 +118,11 @@ def _layer_tensors(
     file: MappedFile, layer: Layer, tensors: LayerFile, configs: Mapping[str, PeftConfig], lycoris: bool
 ) -> LayerTensors:
     keys = tensors.keys
-    config = configs.get(layer.component, configs.get(""))
-    path = address(tensors.module).path
+    at = address(tensors.module)
+    # a file for one expert calls it `transformer`, whichever it is
+    names = (layer.component, *(("transformer", "unet") if at.component in ("", DENOISER) else ()), "")
+    config = next((configs[name] for name in names if name in configs), None)
+    path = at.path
 
     def raw(suffix: str) -> Tensor | None:
         return file.tensor(keys[suffix]) if suffix in keys else None
@@ -120,7 +131,7 @@ def _layer_tensors(
     return LayerTensors(
         module=tensors.module,
         algorithm=tensors.algorithm,
-        shape=layer.shape,
+        shape=tensors.shape,
         raw=raw,
         metadata_scale=scale,
         zero_alpha_is_rank=lycoris,
@@ -141,6 +152,6 @@ def _neighbour(path: Path) -> Mapping[str, PeftConfig]:
     return {"": peft_config(found)} if isinstance(found, dict) else {}
 
 
-def _bytes(delta: Delta) -> int:
-    kept = sum(tensor.numel() * tensor.element_size() for tensor in delta.tensors())
-    return kept + (0 if delta.bias is None else delta.bias.numel() * delta.bias.element_size())
+def _bytes(deltas: Iterable[Delta]) -> int:
+    kept = (tensor for delta in deltas for tensor in (*delta.tensors(), delta.bias) if tensor is not None)
+    return sum(tensor.numel() * tensor.element_size() for tensor in kept)
