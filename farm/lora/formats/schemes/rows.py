@@ -45,9 +45,9 @@ def targets(layers: Mapping[str, Layer], rows: Iterable[Row]) -> Iterator[tuple[
             if found is None:
                 continue
             parts = [layers.get(_fill(ours, found.groups())) for ours in row.ours]
-            if whole := [part for part in parts if part is not None]:
-                if len(whole) == len(parts):
-                    yield _fill(row.theirs, found.groups()), _target(whole, row.swapped)
+            whole = [part for part in parts if part is not None]
+            if len(whole) == len(parts):
+                yield _fill(row.theirs, found.groups()), _target(whole, row.swapped)
 
 
 def own(layer: Layer) -> Target:
