@@ -102,8 +102,11 @@ def write_bias(bias: Tensor, pristine: Tensor, terms: Sequence[Term], scratch: S
     """The same for a bias; terms without a bias do nothing."""
     target = scratch.like(bias).copy_(pristine)
     for term in terms:
-        if term.delta.bias is not None:
-            target.add_(term.delta.bias.to(target.device), alpha=term.strength)
+        added, factor = term.delta.bias, term.delta.bias_factor
+        if added is not None:
+            target.add_(added.to(target.device), alpha=term.strength)
+        if factor is not None:
+            target.addcmul_(pristine.float(), factor.to(target.device), value=term.strength)
     bias.copy_(target)
 
 

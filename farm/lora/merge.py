@@ -54,7 +54,7 @@ def merge(modules: Mapping[str, nn.Module], layout: Layout, adapters: Sequence[t
             module = layer_module(modules[layer.component], layer)
             weight = parameter(module, "weight")
             write(weight, weight.clone(), terms, join(terms, weight.device), scratch, kept.__getitem__)
-            if any(term.delta.bias is not None for term in terms):
+            if any(term.delta.changes_bias for term in terms):
                 bias = parameter(module, "bias")
                 write_bias(bias, bias.clone(), terms, scratch)
             changed += 1

@@ -3,24 +3,27 @@
 What an algorithm stores for each output is sliced, so nothing is computed twice: the rows of `up`, of a stored
 difference, of magnitudes. A Kronecker product crosses the borders, so it is built and then cut. What turns outputs into
 one another (OFT, BOFT) or measures whole columns (DoRA per input) needs the pristine weight of all parts: it says so in
-`Delta.reads`.
+`Delta.reads`, as does every kind that is not known here to do without.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from farm.lora.algorithms.dora import Dora
-from farm.lora.algorithms.full import Dense
+from farm.lora.algorithms.factors import Factored
+from farm.lora.algorithms.full import Dense, Replacement
 from farm.lora.algorithms.glora import GLoRA
 from farm.lora.algorithms.ia3 import IA3
 from farm.lora.algorithms.loha import LoHa
 from farm.lora.algorithms.lokr import LoKr
 from farm.lora.algorithms.lora import LowRank
+from farm.lora.algorithms.peft_rotation import InputRotation
 from farm.lora.delta import Delta
 from farm.lora.layout import Rows
 
@@ -36,7 +39,7 @@ class Part(Delta):
     def __init__(
         self, inner: Delta, spans: Sequence[Span], fused: tuple[int, ...], wanted: tuple[Rows, ...] = ()
     ) -> None:
-        super().__init__(_cut(inner.bias, spans))
+        super().__init__(_cut(inner.bias, spans), _cut(inner.bias_factor, spans))
         self.inner, self.spans = inner, spans
         #: shape of the fused weight
         self.fused = fused
@@ -83,16 +86,15 @@ def spans_of(layer: str, pieces: tuple[Rows, ...]) -> tuple[Span, ...]:
 def _slice(whole: Delta, spans: tuple[Span, ...], shape: tuple[int, ...], pieces: tuple[Rows, ...]) -> Delta:
     """A change of the algorithm's own kind where its rows are stored one by one, else a Part."""
     if slicer := _BY_ROW.get(type(whole)):
-        return slicer(whole, lambda tensor: _cut(tensor, spans))
-    if type(whole) is LoKr:
+        found = slicer(whole, lambda tensor: _cut(tensor, spans))
+        found.bias, found.bias_factor = _cut(whole.bias, spans), _cut(whole.bias_factor, spans)
+        return found
+    if isinstance(whole, LoKr):
         return Part(whole, spans, shape)
-    if (
-        type(whole) is Dora
-        and whole.per_output
-        and (type(whole.inner) in _BY_ROW or type(whole.inner) is LoKr)
-    ):
+    if isinstance(whole, Dora) and whole.per_output:
         inner = _slice(whole.inner, spans, shape, pieces)
-        return Dora(inner, _rows(whole.magnitude, spans), per_output=True)
+        if not inner.reads:
+            return Dora(inner, _rows(whole.magnitude, spans), per_output=True)
     return Part(whole, spans, shape, pieces)
 
 
@@ -105,11 +107,17 @@ def _rows(tensor: Tensor, spans: Sequence[Span]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-#: kinds whose change of a row depends on that row alone, and how they are made of fewer rows
+def _factored(whole: Factored, cut: Callable[[Tensor | None], Any]) -> Factored:
+    return replace(whole, up=cut(whole.up))
+
+
+#: kinds whose change of a row depends on that row alone, and how they are made of fewer rows; biases are cut for all
 _BY_ROW: Mapping[type[Delta], Callable[[Any, Callable[[Tensor | None], Any]], Delta]] = {
-    LowRank: lambda d, cut: LowRank(cut(d.up), d.down, cut(d.bias)),
-    Dense: lambda d, cut: Dense(cut(d.difference), cut(d.bias)),
-    GLoRA: lambda d, cut: GLoRA(d.inputs, cut(d.up), d.down, cut(d.bias)),
-    IA3: lambda d, cut: IA3(d.relative if d.axis else cut(d.relative), d.axis),
-    LoHa: lambda d, cut: LoHa(tuple((cut(a), b) for a, b in d.sides), d.scale, cut(d.bias)),
+    LowRank: lambda d, cut: LowRank(cut(d.up), d.down),
+    Dense: lambda d, cut: Dense(cut(d.difference), None),
+    Replacement: lambda d, cut: Replacement(cut(d.weight), None),
+    GLoRA: lambda d, cut: GLoRA(d.inputs, _factored(d.added, cut), d.scale, None),
+    IA3: lambda d, cut: IA3(d.relative if d.axis else cut(d.relative), d.axis, bias_too=False),
+    LoHa: lambda d, cut: LoHa((_factored(d.sides[0], cut), _factored(d.sides[1], cut)), d.scale, None),
+    InputRotation: lambda d, cut: InputRotation(d.turns, cut(d.magnitude)),
 }

@@ -174,7 +174,7 @@ class Patcher:
         return self._pristine.get(f"{name}.weight", weight) if slot and slot.key else weight
 
     def _write_bias(self, slot: _Slot, terms: Sequence[Term]) -> None:
-        wanted = any(term.delta.bias is not None for term in terms)
+        wanted = any(term.delta.changes_bias for term in terms)
         if not (wanted or slot.bias_changed):
             return
         bias, name = parameter(slot.module, "bias"), f"{slot.layer.name}.bias"

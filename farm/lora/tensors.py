@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,8 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
+#: peft writes about a thousand
+_MAX_CONFIG_LETTERS = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +87,13 @@ def load(path: Path, layout: Layout, *, sha256: str | None = None, name: str = "
     messages call it.
     """
     header = read_header(path)
-    info = inspect(header, path.name)
+    configs = peft_configs(header.metadata) or _neighbour(path)
+    info = inspect(header, path.name, configs)
     found = match(header.tensors, header.metadata, layout)
     warnings = check(info, found, layout, name or path.stem)
-    configs = peft_configs(header.metadata) or _neighbour(path)
     lycoris = "lycoris" in header.metadata.get("ss_network_module", "").lower()
     deltas: dict[str, Delta] = {}
+    notes: dict[str, list[str]] = {}
     #: by module: one module of a file may change several layers, of both experts
     whole: dict[str, Delta] = {}
     with MappedFile(path, header) as file:
@@ -98,7 +101,7 @@ def load(path: Path, layout: Layout, *, sha256: str | None = None, name: str = "
             layer = layout.layers[layer_name]
             if tensors.module not in whole:
                 whole[tensors.module] = READERS[tensors.algorithm](
-                    _layer_tensors(file, layer, tensors, configs, lycoris)
+                    _layer_tensors(file, layer, tensors, configs, lycoris, notes)
                 )
             delta = whole[tensors.module]
             if tensors.pieces:
@@ -110,32 +113,50 @@ def load(path: Path, layout: Layout, *, sha256: str | None = None, name: str = "
         bytes=_bytes(whole.values()),
         info=info,
         missed=found.missed,
-        warnings=warnings,
+        warnings=(*warnings, *_sentences(notes)),
     )
 
 
 def _layer_tensors(
-    file: MappedFile, layer: Layer, tensors: LayerFile, configs: Mapping[str, PeftConfig], lycoris: bool
+    file: MappedFile,
+    layer: Layer,
+    tensors: LayerFile,
+    configs: Mapping[str, PeftConfig],
+    lycoris: bool,
+    notes: dict[str, list[str]],
 ) -> LayerTensors:
     keys = tensors.keys
     at = address(tensors.module)
     # a file for one expert calls it `transformer`, whichever it is
     names = (layer.component, *(("transformer", "unet") if at.component in ("", DENOISER) else ()), "")
     config = next((configs[name] for name in names if name in configs), None)
-    path = at.path
 
     def raw(suffix: str) -> Tensor | None:
         return file.tensor(keys[suffix]) if suffix in keys else None
 
-    scale: Callable[[int | None], float | None] = lambda rank: config.scale_of(path, rank) if config else None  # noqa: E731
+    def warn(sentence: str) -> None:
+        notes.setdefault(sentence, []).append(tensors.module)
+
     return LayerTensors(
         module=tensors.module,
         algorithm=tensors.algorithm,
         shape=tensors.shape,
+        has_bias=layer.bias,
         raw=raw,
-        metadata_scale=scale,
+        path=at.path,
+        peft=config,
         zero_alpha_is_rank=lycoris,
+        warn=warn,
     )
+
+
+def _sentences(notes: Mapping[str, list[str]]) -> list[str]:
+    """One warning for each thing to know, however many modules it is about."""
+    more = {
+        sentence: f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        for sentence, found in notes.items()
+    }
+    return [f"{found[0]}{more[sentence]}: {sentence}" for sentence, found in notes.items()]
 
 
 def _neighbour(path: Path) -> Mapping[str, PeftConfig]:
@@ -144,8 +165,9 @@ def _neighbour(path: Path) -> Mapping[str, PeftConfig]:
     if path.name != "adapter_model.safetensors" or not config.is_file():
         return {}
     try:
-        found = json.loads(config.read_text())
-    except ValueError as exc:
+        with config.open(encoding="utf-8") as file:
+            found = json.loads(file.read(_MAX_CONFIG_LETTERS))
+    except (ValueError, RecursionError) as exc:
         raise BadRequest(
             f"{config.name} beside {path.name} is no JSON", "save the adapter again", code="bad_file"
         ) from exc
@@ -153,5 +175,5 @@ def _neighbour(path: Path) -> Mapping[str, PeftConfig]:
 
 
 def _bytes(deltas: Iterable[Delta]) -> int:
-    kept = (tensor for delta in deltas for tensor in (*delta.tensors(), delta.bias) if tensor is not None)
-    return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+    kept = (tensor for delta in deltas for tensor in (*delta.tensors(), delta.bias, delta.bias_factor))
+    return sum(tensor.numel() * tensor.element_size() for tensor in kept if tensor is not None)

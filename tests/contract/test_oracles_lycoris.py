@@ -24,11 +24,13 @@ BASES = {
     "wide": (lambda: nn.Linear(48, 64), (3, 48)),
     "wideconv": (lambda: nn.Conv2d(24, 32, 3), (1, 24, 4, 4)),
     "pointwise": (lambda: nn.Conv2d(6, 8, 1), (2, 6, 3, 3)),
+    "video": (lambda: nn.Conv3d(6, 8, (1, 3, 3)), (1, 6, 2, 4, 4)),
+    "sequence": (lambda: nn.Conv1d(6, 8, 3), (1, 6, 5)),
     "layernorm": (lambda: nn.LayerNorm(12), (5, 12)),
     "groupnorm": (lambda: nn.GroupNorm(2, 8), (2, 8, 3, 3)),
 }
-WEIGHTED = ("linear", "square", "conv", "strided", "wide", "wideconv", "pointwise")
-STRENGTHS = (1.0, 0.5, -1.0, 0.0)
+WEIGHTED = ("linear", "square", "conv", "strided", "wide", "wideconv", "pointwise", "video", "sequence")
+STRENGTHS = (1.0, 0.7, -0.5, 0.0)
 
 
 def cases() -> list[Any]:
@@ -50,7 +52,7 @@ def cases() -> list[Any]:
                 name != "LokrModule" or base == "wide"
             ):  # whole factors do not store the rank that they were scaled by
                 found.append((name, base, {"lora_dim": 3, "alpha": 2, "rs_lora": True}, True))
-            if base in ("conv", "strided", "wideconv"):
+            if base in ("conv", "strided", "wideconv", "video"):
                 found.append((name, base, {"lora_dim": 2, "alpha": 1, "use_tucker": True}, True))
         found.append(
             ("LokrModule", base, {"lora_dim": 1, "alpha": 0.5, "decompose_both": True, "factor": 4}, True)
@@ -110,17 +112,66 @@ def test_outputs_agree(
     tensors = {f"lora_unet_inner.{name}": t.detach() for name, t in module.state_dict().items()}
     adapter = load(write(tmp_path / "a.safetensors", tensors), of)
     x = torch.randn(shape)
-    for strength in STRENGTHS if linear else (1.0,):
+    with torch.no_grad():
+        start, trained_output = original(x), theirs(x)
+    for strength in STRENGTHS:
         ours = copy.deepcopy(parts)
         merge(ours, of, [(adapter, strength)])
         if not strength and options.get("rescaled"):
             continue  # at 0 ours is the model itself, theirs keeps the rescale
         module.multiplier = strength
         with torch.no_grad():
-            expected: Tensor = theirs(x)
+            # where trainers differ away from 1, ours is the line from the model to what was trained
+            expected: Tensor = theirs(x) if linear else start + strength * (trained_output - start)
             torch.testing.assert_close(ours["unet"].inner(x), expected, rtol=2e-5, atol=2e-5)
         if strength:
-            assert not torch.allclose(expected, original(x), atol=1e-3)
+            assert not torch.allclose(expected, start, atol=1e-3)
+
+
+@pytest.mark.parametrize("strength", STRENGTHS[:3])
+def test_glora_with_a_core(strength: float, tmp_path: Path) -> None:
+    """LyCORIS reads a `bm`, computes with it and has no option that writes it."""
+    from lycoris.modules.glora import _glora_weight
+
+    torch.manual_seed(5)
+    base = nn.Conv2d(6, 8, 3).requires_grad_(False)
+    shapes = {
+        "a1": (6, 2, 1, 1),
+        "a2": (2, 6, 1, 1),
+        "b1": (8, 2, 1, 1),
+        "b2": (2, 6, 1, 1),
+        "bm": (2, 2, 3, 3),
+    }
+    factors = {name: torch.randn(shape) for name, shape in shapes.items()}
+    parts = {"unet": Holder(copy.deepcopy(base))}
+    of = layout_of(parts, "sd1")
+    tensors = {f"lora_unet_inner.{name}.weight": tensor for name, tensor in factors.items()}
+    merge(parts, of, [(load(write(tmp_path / "a.safetensors", tensors), of), strength)])
+    expected = base.weight + strength * _glora_weight(base.weight, *factors.values(), 1.0)
+    torch.testing.assert_close(parts["unet"].inner.weight, expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("base", ["linear", "conv"])
+@pytest.mark.parametrize("block", [1, 3])
+def test_dylora_in_its_live_form(base: str, block: int, tmp_path: Path) -> None:
+    """The lists that are trained are what LyCORIS makes one file of; kohya's names are `lora_A.N`, `lora_B.N`."""
+    torch.manual_seed(5)
+    original = BASES[base][0]().requires_grad_(False)  # type: ignore[no-untyped-call]
+    module = trained("DyLoraModule", original, {"lora_dim": 6, "alpha": 3, "block_size": block})
+    merged = module.custom_state_dict()
+    expected = 0.5 * (merged["lora_up.weight"] @ merged["lora_down.weight"].flatten(1))
+    parts = {"unet": Holder(original)}
+    of = layout_of(parts, "sd1")
+    for up, down in (("up_list", "down_list"), ("lora_B", "lora_A")):
+        tensors = {f"lora_unet_inner.{up}.{i}": t.detach() for i, t in enumerate(module.up_list)}
+        tensors |= {f"lora_unet_inner.{down}.{i}": t.detach() for i, t in enumerate(module.down_list)}
+        tensors["lora_unet_inner.alpha"] = torch.tensor(3.0)
+        adapter = load(write(tmp_path / "a.safetensors", tensors), of)
+        ours = copy.deepcopy(parts)
+        merge(ours, of, [(adapter, 0.7)])
+        wanted = original.weight + 0.7 * expected.view(original.weight.shape)
+        torch.testing.assert_close(ours["unet"].inner.weight, wanted.detach())
+        assert adapter.info.ranks == (6,)
 
 
 def test_the_cases_above_cover_every_form() -> None:

@@ -13,10 +13,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from farm.lora.algorithms.oft import SUFFIXES, cayley, rescaled
+from farm.lora.algorithms import dora, peft_rotation
+from farm.lora.algorithms.oft import constrained, rescaled
 from farm.lora.delta import Delta, LayerTensors
-
-__all__ = ["BOFT", "SUFFIXES", "read"]
 
 
 class BOFT(Delta):
@@ -47,6 +46,7 @@ class BOFT(Delta):
 
 
 def read(layer: LayerTensors) -> Delta:
-    turns = cayley(layer, layer.read("oft_blocks"))
-    turns.diagonal(dim1=-2, dim2=-1).sub_(1)
-    return BOFT(turns, layer.bias("rescale"))
+    if layer.has("boft_r"):
+        return dora.wrap(layer, peft_rotation.read_boft(layer))
+    found = BOFT(constrained(layer, layer.read("oft_blocks")), layer.bias("rescale"))
+    return dora.wrap(layer, found)

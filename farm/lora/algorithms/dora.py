@@ -1,8 +1,9 @@
 """DoRA: the direction of W + change, at a learned magnitude: W' = m · V / ‖V‖ with V = W + (alpha / r) · B A.
 
-Paper: DoRA (Liu et al., arXiv 2402.09353). It stands on top of LoRA, LoHa or LoKr factors. Magnitudes are per output
-(out, 1, …), as LyCORIS and peft write them, or per input (1, in, …), as old LyCORIS and OneTrainer did; the norm runs
-over all other axes. `lora_magnitude` is peft's name: (out,) for linear layers, (1, out, 1, 1) for convolutions.
+Paper: DoRA (Liu et al., arXiv 2402.09353). It stands on top of LoRA, LoHa, LoKr, GLoRA, OFT or BOFT. Magnitudes,
+`dora_scale`, are per output (out, 1, …), as LyCORIS and peft write them, or per input (1, in, …), as old LyCORIS and
+OneTrainer did; the norm runs over all other axes. Their number tells which, on square layers their shape, and one that
+is flat there is per input. `lora_magnitude` is peft's name: (out,) for linear layers, (1, out, 1, 1) for convolutions.
 It is not linear in the strength, and trainers differ away from 1; here W'(s) = W + s · (W'(1) - W), so that 0 switches
 it off and 1 is what was trained.
 """
@@ -17,8 +18,6 @@ from torch import Tensor
 
 from farm.lora.delta import Delta, LayerTensors
 
-SUFFIXES = frozenset({"dora_scale", "lora_magnitude"})
-
 
 class Dora(Delta):
     """Another algorithm's change, with the magnitudes of its result replaced."""
@@ -26,7 +25,7 @@ class Dora(Delta):
     __slots__ = ("inner", "magnitude", "per_output")
 
     def __init__(self, inner: Delta, magnitude: Tensor, *, per_output: bool) -> None:
-        super().__init__(inner.bias)
+        super().__init__(inner.bias, inner.bias_factor)
         self.inner = inner
         #: (out,) or (in,)
         self.magnitude = magnitude
@@ -58,7 +57,7 @@ def wrap(layer: LayerTensors, inner: Delta) -> Delta:
 
 
 def _per_output(shape: tuple[int, ...], layer: tuple[int, ...]) -> bool:
-    """Axis of `dora_scale`, by its shape; a flat one on a square layer is per input, as its writers meant it."""
-    if len(shape) >= 2:
-        return shape[0] == layer[0] and prod(shape[1:]) == 1
-    return prod(shape) == layer[0] != layer[1]
+    count = prod(shape)
+    if layer[0] != layer[1]:
+        return count == layer[0]
+    return len(shape) >= 2 and shape[0] == count

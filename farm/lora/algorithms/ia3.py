@@ -1,27 +1,28 @@
 """(IA)³: learned scales of a layer's outputs or inputs, W' = W ∘ (1 + s · w).
 
 Paper: T-Few (Liu et al., arXiv 2205.05638). LyCORIS stores `weight` (dim,), for convolutions (1, dim, 1, 1), and
-`on_input`: 1 scales inputs, 0 outputs; the stored value is the difference from 1. peft stores the factor itself, as
-`ia3_l` (out, 1) or (1, in): W' = W ∘ (1 + s · (l - 1)). No alpha; the bias stays as it is.
+`on_input`: 1 scales inputs, 0 outputs; the stored value is the difference from 1, and the bias stays as it is. peft stores
+the factor itself, W' = W ∘ (1 + s · (l - 1)), as `ia3_l`: (1, in) scales the inputs of a feed-forward layer, (out, 1)
+outputs and their bias; convolutions have (1, dim, 1, 1) for both, and where the number does not tell, the configuration
+does. No alpha.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 from torch import Tensor
 
 from farm.errors import BadRequest
 from farm.lora.delta import Delta, LayerTensors
 
-SUFFIXES = frozenset({"weight", "on_input", "ia3_l", "alpha"})
-
 
 class IA3(Delta):
     __slots__ = ("axis", "relative")
 
-    def __init__(self, relative: Tensor, axis: int) -> None:
-        super().__init__()
+    def __init__(self, relative: Tensor, axis: int, *, bias_too: bool) -> None:
+        super().__init__(bias_factor=relative if bias_too else None)
         #: (dim,), how much more than the weight, along `axis`
         self.relative, self.axis = relative, axis
 
@@ -36,11 +37,10 @@ class IA3(Delta):
 
 def read(layer: LayerTensors) -> Delta:
     theirs = layer.maybe("ia3_l")
-    if theirs is not None:
-        # peft: a row scales the inputs of a feed-forward layer, a column the outputs
-        relative, axis = theirs.reshape(-1) - 1, 0 if theirs.shape[0] > 1 else 1
-    else:
+    if theirs is None:
         relative, axis = layer.read("weight").reshape(-1), int(bool(layer.read("on_input").reshape(-1)[0]))
+    else:
+        relative, axis = theirs.reshape(-1) - 1, _axis(layer, tuple(theirs.shape))
     if axis >= len(layer.shape) or relative.numel() != layer.shape[axis]:
         side = "inputs" if axis else "outputs"
         raise BadRequest(
@@ -48,4 +48,19 @@ def read(layer: LayerTensors) -> Delta:
             "choose an adapter that was trained for this model",
             code="bad_tensors",
         )
-    return IA3(relative, axis)
+    return IA3(relative, axis, bias_too=theirs is not None and axis == 0 and layer.has_bias)
+
+
+def _axis(layer: LayerTensors, shape: tuple[int, ...]) -> int:
+    """0 for outputs, 1 for inputs."""
+    count = prod(shape)
+    if len(layer.shape) < 2 or layer.shape[0] != layer.shape[1]:
+        return 0 if count == layer.shape[0] else 1
+    if len(shape) == 2:
+        return 0 if shape[1] == 1 else 1
+    feedforward = layer.peft.is_feedforward(layer.path) if layer.peft else None
+    if feedforward is None:
+        layer.warn(
+            "whether it scales inputs or outputs stands in adapter_config.json alone; outputs are taken"
+        )
+    return int(bool(feedforward))

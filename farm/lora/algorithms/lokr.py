@@ -14,46 +14,38 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from farm.lora.algorithms import dora
+from farm.lora.algorithms import dora, residual
+from farm.lora.algorithms.factors import Factored, side
 from farm.lora.delta import Delta, LayerTensors
-
-SUFFIXES = frozenset(
-    {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t1", "lokr_t2"}
-    | {"alpha", "scale", "diff_b"}
-    | dora.SUFFIXES
-)
 
 
 class LoKr(Delta):
-    __slots__ = ("first", "second")
+    __slots__ = ("first", "scale", "second")
 
-    def __init__(self, first: Tensor, second: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, first: Factored, second: Factored, scale: float, bias: Tensor | None) -> None:
         super().__init__(bias)
-        #: (a, c) and (b, d · kernel), with the scale folded into the first
+        #: (a, c) and (b, d · kernel)
         self.first, self.second = first, second
+        self.scale = scale
 
     def change(self, pristine: Tensor, strength: float, max_rank: int | None = None) -> Tensor:
         # columns run over (c, d, kernel), which is the memory order of (in, kernel)
-        first, second = (side.to(pristine.device) for side in (self.first, self.second))
-        return torch.kron(first * strength, second).view(pristine.shape)
+        first, second = (each.matrix(pristine.device, max_rank) for each in (self.first, self.second))
+        return torch.kron(first * (self.scale * strength), second).view(pristine.shape)
 
     def tensors(self) -> Iterator[Tensor]:
-        yield from (self.first, self.second)
+        yield from self.first.tensors()
+        yield from self.second.tensors()
 
 
 def read(layer: LayerTensors) -> Delta:
-    first, first_rank = _side(layer, "1")
-    second, second_rank = _side(layer, "2")
-    scale = layer.scale(second_rank or first_rank or None)
-    return dora.wrap(layer, LoKr(first.mul_(scale), second, layer.bias("diff_b")))
+    first, second = (_side(layer, n) for n in "12")
+    scale = layer.scale(second.rank or first.rank)
+    return dora.wrap(layer, residual.wrap(layer, LoKr(first, second, scale, layer.bias("diff_b")), scale))
 
 
-def _side(layer: LayerTensors, n: str) -> tuple[Tensor, int]:
-    """One side as a matrix, and its rank; 0 when it is stored whole."""
+def _side(layer: LayerTensors, n: str) -> Factored:
     whole = layer.maybe(f"lokr_w{n}")
     if whole is not None:
-        return whole.flatten(1).contiguous(), 0
-    a, b, core = layer.read(f"lokr_w{n}_a"), layer.read(f"lokr_w{n}_b"), layer.maybe(f"lokr_t{n}")
-    if core is not None:
-        return torch.einsum("ij...,ip,jq->pq...", core, a, b).flatten(1).contiguous(), b.shape[0]
-    return a @ b.flatten(1), b.shape[0]
+        return Factored(whole.flatten(1).contiguous())
+    return side(layer, f"lokr_w{n}_a", f"lokr_w{n}_b", f"lokr_t{n}")

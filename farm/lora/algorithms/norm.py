@@ -8,8 +8,6 @@ from __future__ import annotations
 from farm.lora.algorithms.full import Dense, stored
 from farm.lora.delta import Delta, LayerTensors
 
-SUFFIXES = frozenset({"w_norm", "b_norm", "alpha"})
-
 
 def read(layer: LayerTensors) -> Delta:
     return Dense(stored(layer, "w_norm"), layer.bias("b_norm"))

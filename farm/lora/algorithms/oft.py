@@ -4,7 +4,7 @@ Paper: OFT (Qiu et al., arXiv 2306.07280), in block-diagonal form as in kohya's 
 `oft_blocks` B (blocks, size, size); Q = B - Bᵀ; R = (I + Q)(I - Q)⁻¹, the Cayley transform. `alpha` is a constraint: with
 c = alpha · out, Q is shrunk to ‖Q‖ = c (over all blocks) when it is longer. alpha = 0 is no constraint in LyCORIS, and
 no rotation at all in kohya's files (which are told by their `oft_unet_` prefix). `rescale` (out, 1, …) multiplies the
-result at any strength but 0.
+result at any strength but 0. `oft_diag`, of the first versions of LyCORIS, has the shape of `oft_blocks` and is R itself.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from farm.errors import BadRequest
+from farm.lora.algorithms import cayley, dora, peft_rotation
 from farm.lora.delta import Delta, LayerTensors
-
-SUFFIXES = frozenset({"oft_blocks", "alpha", "rescale"})
 
 
 class OFT(Delta):
@@ -45,21 +43,24 @@ class OFT(Delta):
 
 
 def read(layer: LayerTensors) -> Delta:
-    turn = cayley(layer, layer.read("oft_blocks"))
-    turn.diagonal(dim1=-2, dim2=-1).sub_(1)
-    return OFT(turn, layer.bias("rescale"))
+    if layer.has("oft_r"):
+        return dora.wrap(layer, peft_rotation.read_oft(layer))
+    legacy = layer.maybe("oft_diag")
+    if legacy is None:
+        turn = constrained(layer, layer.read("oft_blocks"))
+    else:
+        turn = legacy - torch.eye(legacy.shape[-1])
+    return dora.wrap(layer, OFT(turn, layer.bias("rescale")))
 
 
-def cayley(layer: LayerTensors, blocks: Tensor) -> Tensor:
-    """Rotations from skew-symmetric blocks, after the constraint."""
+def constrained(layer: LayerTensors, blocks: Tensor) -> Tensor:
+    """R - I of each block (…, size, size), after the constraint."""
     skew = blocks - blocks.transpose(-1, -2)
     limit = _limit(layer)
     norm = float(torch.linalg.vector_norm(skew))
     if limit is not None and norm > limit:
         skew = skew * (limit / norm)
-    eye = torch.eye(skew.shape[-1])
-    turned: Tensor = torch.linalg.solve(eye - skew, eye + skew, left=False)
-    return turned
+    return cayley.turns(layer, "oft_blocks", skew)
 
 
 def rescaled(moved: Tensor, pristine: Tensor, rescale: Tensor) -> Tensor:
@@ -70,16 +71,7 @@ def rescaled(moved: Tensor, pristine: Tensor, rescale: Tensor) -> Tensor:
 
 def _limit(layer: LayerTensors) -> float | None:
     """Longest Q that the file allows; None for any."""
-    alpha = layer.raw("alpha")
-    if alpha is None:
+    alpha = layer.constraint()
+    if alpha is None or (alpha == 0 and not layer.module.startswith("oft_unet_")):
         return None
-    value = float(alpha.reshape(()))
-    if not 0 <= value < float("inf"):
-        raise BadRequest(
-            f"{layer.module}: its alpha is {value}, wanted 0 or more",
-            "convert the file again",
-            code="not_finite",
-        )
-    if value == 0 and not layer.module.startswith("oft_unet_"):
-        return None
-    return value * layer.shape[0]
+    return alpha * layer.shape[0]

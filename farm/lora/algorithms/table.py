@@ -1,4 +1,4 @@
-"""Algorithm word -> how its tensors become a Delta."""
+"""Algorithm word -> how its tensors become a Delta; which tensors, `farm.lora.formats.applied` says."""
 
 from __future__ import annotations
 
@@ -24,18 +24,4 @@ READERS: Mapping[str, Callable[[LayerTensors], Delta]] = {
     "boft": boft.read,
     "full": full.read,
     "norm": norm.read,
-}
-#: suffixes that each algorithm uses; a file with others beside them is refused, never half applied
-SUFFIXES: Mapping[str, frozenset[str]] = {
-    "lora": lora.SUFFIXES,
-    "locon": lora.SUFFIXES,
-    "dora": lora.SUFFIXES | dora.SUFFIXES,
-    "loha": loha.SUFFIXES,
-    "lokr": lokr.SUFFIXES,
-    "glora": glora.SUFFIXES,
-    "ia3": ia3.SUFFIXES,
-    "oft": oft.SUFFIXES,
-    "boft": boft.SUFFIXES,
-    "full": full.SUFFIXES,
-    "norm": norm.SUFFIXES,
 }

@@ -15,6 +15,8 @@ from farm.lora.formats.schemes import DENOISER, address, scheme_of
 from farm.lora.formats.shapes import ranks_of
 from farm.lora.formats.suffixes import ALGORITHMS, algorithm_of, group
 
+_SCALED_BY_ALPHA = frozenset({"lora_down", "embedding_a", "hada_w1_a", "lokr_w1", "lokr_w1_a"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterInfo:
@@ -58,8 +60,13 @@ class AdapterInfo:
         return cls(**fields)
 
 
-def inspect(header: Header, file_name: str = "") -> AdapterInfo:
-    """Everything that the header tells. Raises BadRequest when the file is no adapter at all."""
+def inspect(
+    header: Header, file_name: str = "", peft: Mapping[str, read_metadata.PeftConfig] | None = None
+) -> AdapterInfo:
+    """Everything that the header tells. Raises BadRequest when the file is no adapter at all.
+
+    `peft` are configurations that were found beside the file, when its own metadata have none.
+    """
     grouped = group(header.tensors)
     counts: Counter[str] = Counter()
     ranks: set[int] = set()
@@ -85,10 +92,8 @@ def inspect(header: Header, file_name: str = "") -> AdapterInfo:
     if puzzling:
         problems.append(_counted(len(puzzling), "module", "has tensors", "have tensors", puzzling[0]))
     scheme = scheme_of(header.tensors)
-    if scheme == "peft" and _alpha_is_unknown(header):
-        problems.append(
-            "peft keeps alpha in adapter_config.json, not in this file: alpha is taken as equal to the rank"
-        )
+    if not (peft or read_metadata.peft_configs(header.metadata)):
+        problems += _unsaid(scheme, grouped.modules)
     types = tuple(sorted(counts, key=lambda word: (-counts[word], ALGORITHMS.index(word))))
     return AdapterInfo(
         type=_shown_type(types),
@@ -116,11 +121,20 @@ def _expert(modules: Iterable[str], metadata: Mapping[str, str]) -> str:
     return read_metadata.expert(metadata)
 
 
-def _alpha_is_unknown(header: Header) -> bool:
-    told = read_metadata.peft_configs(header.metadata) or any(
-        key.endswith(".alpha") for key in header.tensors
-    )
-    return not told
+def _unsaid(scheme: str, modules: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """What is taken for granted because a configuration of peft is not there."""
+    suffixes = {suffix for keys in modules.values() for suffix in keys}
+    found = []
+    if scheme == "peft" and "alpha" not in suffixes and suffixes & _SCALED_BY_ALPHA:
+        found.append(
+            "peft keeps alpha in adapter_config.json, not in this file: alpha is taken as equal to the rank"
+        )
+    if "oft_r" in suffixes:
+        found.append(
+            "peft keeps the kind of OFT in adapter_config.json, not in this file: its default is taken "
+            "(a Cayley-Neumann series of 5 terms, no constraint)"
+        )
+    return found
 
 
 def _shown_type(types: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from farm.errors import BadRequest
+from farm.lora.formats.applied import APPLIED, not_applied
 from farm.lora.formats.detect import cross_attention_width, family_name
 from farm.lora.formats.header import TensorInfo
 from farm.lora.formats.inspect import AdapterInfo
@@ -16,30 +17,6 @@ from farm.lora.formats.schemes.rows import Target, own
 from farm.lora.formats.shapes import contradiction
 from farm.lora.formats.suffixes import algorithm_of, group
 from farm.lora.layout import Layout, Rows
-
-_COMMON = frozenset({"alpha", "scale", "diff_b"})
-_LORA = frozenset({"lora_up", "lora_down", "lora_mid", "lora_up_bias"}) | _COMMON
-_DORA = frozenset({"dora_scale", "lora_magnitude"})
-#: algorithms that the engine applies, and the suffixes that it understands there; all else is recognised and refused
-APPLIED: Mapping[str, frozenset[str]] = {
-    "lora": _LORA,
-    "locon": _LORA,
-    "dora": _LORA | _DORA,
-    "loha": frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"})
-    | _COMMON
-    | _DORA,
-    "lokr": frozenset(
-        {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t1", "lokr_t2"}
-    )
-    | _COMMON
-    | _DORA,
-    "glora": frozenset({"a1", "a2", "b1", "b2"}) | _COMMON,
-    "ia3": frozenset({"weight", "on_input", "ia3_l", "alpha"}),
-    "oft": frozenset({"oft_blocks", "alpha", "rescale"}),
-    "boft": frozenset({"oft_blocks", "alpha", "rescale"}),
-    "full": frozenset({"diff", "diff_b", "alpha"}),
-    "norm": frozenset({"w_norm", "b_norm", "alpha"}),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,8 +186,7 @@ def _only_text_fits(match: Match, layout: Layout) -> bool:
 
 def _refuse_unapplied(match: Match, name: str) -> None:
     for file in match.layers.values():
-        understood = APPLIED.get(file.algorithm)
-        other = sorted(file.keys.keys() - understood) if understood is not None else [file.algorithm.upper()]
+        other = not_applied(file.algorithm, file.keys)
         if other:
             raise BadRequest(
                 f"{name} uses {other[0]} (in {file.module}), which Farm recognises but cannot apply",

@@ -25,13 +25,23 @@ PEFT_ENTRY = "lora_adapter_metadata"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeftConfig:
-    """Scale of the layers of one component as its peft configuration has it."""
+    """What the peft configuration of one component says about the meaning of its tensors."""
 
     rank: float | None = None
     alpha: float | None = None
     rslora: bool = False
     rank_pattern: Mapping[str, float] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    #: OFT: whether a series stands for the inverse, and of how many terms; whether Q is shrunk, and to what
+    neumann: bool = True
+    neumann_terms: int = 5
+    coft: bool = False
+    coft_eps: float = 6e-5
+    #: (IA)³: ends of the names of layers whose inputs are scaled; None when it does not say
+    feedforward: tuple[str, ...] | None = None
+
+    def is_feedforward(self, path: str) -> bool | None:
+        return None if self.feedforward is None else path.endswith(self.feedforward)
 
     def scale_of(self, path: str, rank: int | None) -> float | None:
         """Scale of a layer whose tensors have this rank (None: they have none); None when the configuration does not
@@ -64,6 +74,11 @@ def peft_config(entry: Mapping[str, Any]) -> PeftConfig:
         rslora=entry.get("use_rslora") is True,
         rank_pattern=_numbers(entry.get("rank_pattern")),
         alpha_pattern=_numbers(entry.get("alpha_pattern")),
+        neumann=entry.get("use_cayley_neumann") is not False,
+        neumann_terms=_terms(entry.get("num_cayley_neumann_terms")),
+        coft=entry.get("coft") is True,
+        coft_eps=_or(_number(entry.get("eps")), 6e-5),
+        feedforward=_names(entry.get("feedforward_modules")),
     )
 
 
@@ -176,3 +191,18 @@ def _number(found: Any) -> float | None:
 def _numbers(found: Any) -> Mapping[str, float]:
     pairs = ((key, _number(value)) for key, value in found.items()) if isinstance(found, dict) else ()
     return {key: value for key, value in pairs if value is not None}
+
+
+def _or(found: float | None, default: float) -> float:
+    return default if found is None else found
+
+
+def _terms(found: Any) -> int:
+    """Terms of a series: peft's default for what is no sensible number of them."""
+    return found if type(found) is int and 1 <= found <= 64 else 5
+
+
+def _names(found: Any) -> tuple[str, ...] | None:
+    """A list of names; a regular expression out of a file is not run."""
+    is_list = isinstance(found, list) and all(isinstance(name, str) for name in found)
+    return tuple(found) if is_list else None

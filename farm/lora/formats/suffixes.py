@@ -22,6 +22,9 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     ),
     "lora_mid": ("lora_mid.weight", "lora.mid.weight"),
     "lora_up_bias": ("lora_B.bias", "lora_B.default.bias"),
+    "lora_e": ("lora_E", "lora_E.default"),
+    "embedding_a": ("lora_embedding_A", "lora_embedding_A.default"),
+    "embedding_b": ("lora_embedding_B", "lora_embedding_B.default"),
     "dora_scale": ("dora_scale",),
     "lora_magnitude": (
         "lora_magnitude_vector", "lora_magnitude_vector.weight", "lora_magnitude_vector.default",
@@ -42,12 +45,19 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     },
 }  # fmt: skip
 SUFFIXES: Mapping[str, str] = {alias: suffix for suffix, aliases in _ALIASES.items() for alias in aliases}
+#: DyLoRA's lists, one tensor for each rank (kohya) or block of ranks (LyCORIS); ours are `lora_down.0`, `lora_down.1`, …
+_PART = re.compile(r"\.(lora_A|lora_B|down_list|up_list)\.(0|[1-9]\d{0,3})$")
+#: what a tensor in 8-bit floats was divided by stands beside it; ours is `lora_up:scale`
+_FP8_SCALES = ("scale_weight", "weight_scale")
+_FP8_SCALE = re.compile(rf"[._]({'|'.join(_FP8_SCALES)})$")
+SCALE = ":scale"
 #: words that whole models use as well: they count only beside a suffix from the table above
-_WEAK = ("weight", "bias", "scale")
+_WEAK = ("weight", "bias", "scale", *_FP8_SCALES)
 
 #: first row whose suffixes are all there wins; the order is LyCORIS' own
 _SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("lora", ("lora_up", "lora_down")),
+    ("lora", ("embedding_a", "embedding_b")),
     ("loha", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")),
     ("ia3", ("on_input", "weight")),
     ("ia3", ("ia3_l",)),
@@ -102,7 +112,33 @@ def split(key: str) -> tuple[str, str] | None:
         if suffix:
             return key[:dot], suffix
         dot = key.find(".", dot + 1)
-    return None
+    return _split_list(key) or _split_scale(key)
+
+
+def base(suffix: str) -> str:
+    """Our suffix without the place in a list and without the mark of a scale.
+
+    >>> base("lora_down.12"), base("diff:scale")
+    ('lora_down', 'diff')
+    """
+    return suffix.partition(".")[0].removesuffix(SCALE)
+
+
+def _split_list(key: str) -> tuple[str, str] | None:
+    found = _PART.search(key)
+    if not found or not found.start():
+        return None
+    side = "lora_down" if found[1] in ("lora_A", "down_list") else "lora_up"
+    return key[: found.start()], f"{side}.{found[2]}"
+
+
+def _split_scale(key: str) -> tuple[str, str] | None:
+    found = _FP8_SCALE.search(key)
+    if not found:
+        return None
+    tensor = key[: found.start()]
+    inner = split(f"{tensor}.weight") or split(tensor)
+    return (inner[0], inner[1] + SCALE) if inner and not inner[1].endswith(SCALE) else None
 
 
 def group(keys: Iterable[str]) -> Grouped:
@@ -118,20 +154,24 @@ def group(keys: Iterable[str]) -> Grouped:
     unknown = []
     for key in others:
         module, _, word = key.rpartition(".")
-        if word in _WEAK and module in modules and word not in modules[module]:
-            modules[module][word] = key
+        known = modules.get(module, {})
+        # the scale of a whole difference needs no other name
+        suffix = f"diff{SCALE}" if word in _FP8_SCALES and "diff" in known else word
+        if word in _WEAK and known and suffix not in known:
+            known[suffix] = key
         else:
             unknown.append(key)
     return Grouped(modules=modules, unknown=tuple(unknown))
 
 
 def algorithm_of(keys: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> str | None:
-    """Algorithm of one module (suffix -> key): a word of ALGORITHMS, or None when its tensors make no sense together."""
-    algorithm = next((name for name, signs in _SIGNS if all(sign in keys for sign in signs)), None)
+    """Algorithm of one module (our suffix -> key): a word of ALGORITHMS, or None when its tensors make no sense together."""
+    words = {base(suffix) for suffix in keys if not suffix.endswith(SCALE)}
+    algorithm = next((name for name, signs in _SIGNS if words.issuperset(signs)), None)
     if algorithm == "lora":
         if "dora_scale" in keys or "lora_magnitude" in keys:
             return "dora"
-        kernel = tensors[keys["lora_down"]].shape[2:]
+        kernel = tensors[keys["lora_down"]].shape[2:] if "lora_down" in keys else ()
         return "locon" if "lora_mid" in keys or any(k > 1 for k in kernel) else "lora"
     if algorithm == "oft" and "oft_blocks" in keys and len(tensors[keys["oft_blocks"]].shape) == 4:
         return "boft"

@@ -22,6 +22,7 @@ torch.set_num_threads(1)
 _KINDS: tuple[tuple[type[nn.Module], LayerKind], ...] = (
     (nn.Linear, "linear"),
     (nn.Conv2d, "conv"),
+    (nn.Conv3d, "conv"),
     (nn.Embedding, "embedding"),
     (nn.Module, "norm"),
 )
