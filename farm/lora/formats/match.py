@@ -83,7 +83,8 @@ def match(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], layout
             elif taken:
                 mismatched.append(f"{module}: {taken[0]} changes the same layer, {layers[0].name}")
             elif problem := contradiction(algorithm or "", keys, tensors, shape, layers[0].bias):
-                mismatched.append(f"{module}: {problem}")
+                more = _MORE_INPUTS if _widened(keys, tensors, shape) else ""
+                mismatched.append(f"{module}: {problem}{more}")
             else:
                 file = LayerFile(
                     algorithm=algorithm or "",
@@ -148,7 +149,16 @@ def check(info: AdapterInfo, match: Match, layout: Layout, name: str) -> tuple[s
 #: how many of the modules that a model lacks are named
 _NAMED = 3
 _UNET_CROSS = re.compile(r"attentions\..*attn2\.to_k$")
+_MORE_INPUTS = ", so it is made for a variant of the model with more input channels (control, inpainting)"
 _CHOOSE = "choose an adapter that was trained for this model, or another model"
+
+
+def _widened(keys: Mapping[str, str], tensors: Mapping[str, TensorInfo], shape: tuple[int, ...]) -> bool:
+    """Whether a LoRA differs from its layer in reading more inputs alone."""
+    if not {"lora_up", "lora_down"} <= keys.keys() or len(shape) != 2:
+        return False
+    up, down = tensors[keys["lora_up"]].shape, tensors[keys["lora_down"]].shape
+    return len(down) == 2 and up[:1] == shape[:1] and down[1] > shape[1] and down[1] % shape[1] == 0
 
 
 class _Finder:
