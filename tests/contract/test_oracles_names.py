@@ -230,7 +230,8 @@ def test_files_of_every_scheme(case: Any, tmp_path: Path) -> None:
     _, family, size, names, spell, suffixes, alpha, convert, wrong = case
     of = families.wide(family, **size)
     tensors = lora(names(), spell, *suffixes, alpha=alpha)
-    expected = converted(getattr(lora_files, convert)(dict(tensors)))
+    # some converters scale their input in place
+    expected = converted(getattr(lora_files, convert)({key: t.clone() for key, t in tensors.items()}))
     same(tmp_path, tensors, of, expected, wrong)
 
 
