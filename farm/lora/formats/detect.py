@@ -30,7 +30,7 @@ _VERSIONS: tuple[tuple[str, str], ...] = (
 #: starts of `modelspec.architecture`
 _ARCHITECTURES: tuple[tuple[str, str], ...] = (
     ("stable-diffusion-v1", "sd1"), ("stable-diffusion-v2", "sd2"), ("stable-diffusion-xl", "sdxl"),
-    ("stable-diffusion-3", "sd3"), ("flux-2", "flux2"), ("flux.2", "flux2"), ("flux-1", "flux1"), ("flux", "flux1"),
+    ("stable-diffusion-3", "sd3"), ("flux-2", "flux2"), ("flux.2", "flux2"), ("flux2", "flux2"), ("flux-1", "flux1"), ("flux", "flux1"),
     ("chroma", "chroma"), ("lumina-2", "lumina2"), ("hunyuan-video", "hunyuanvideo"), ("wan", "wan"),
     ("qwen-image", "qwenimage"), ("z-image", "zimage"), ("ltx", "ltxv"), ("hidream", "hidream"),
     ("auraflow", "auraflow"), ("sana", "sana"), ("farm-demo", "demo"),
@@ -89,7 +89,7 @@ _WIDTHS: tuple[tuple[re.Pattern[str], dict[int, str]], ...] = tuple(
         (r":(layers|\w+_refiner)_\d+_attention_(qkv|out|to_\w+)$", {3840: "zimage", 2304: "lumina2"}),
         (r":transformer_blocks_\d+_attn_(to|add)_[qkv](_proj)?$",
          {1536: "sd3", 2432: "sd3", 3072: "flux1 qwenimage chroma hunyuanvideo flux2"}),
-        (r":transformer_blocks_\d+_attn1_to_[qkv]$", {2048: "ltxv", 4096: "ltxv", 2240: "sana", 1152: "sana"}),
+        (r":transformer_blocks_\d+_attn[12]_to_[qkv]$", {2048: "ltxv", 4096: "ltxv", 2240: "sana", 1152: "sana"}),
     )
 )  # fmt: skip
 #: the same for outputs by inputs
