@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 import typer
 
 from farm.cli.main import app
+from farm.lora.algorithms.table import READERS
+from farm.lora.formats import header, shapes
+from farm.lora.formats.applied import APPLIED
 from farm.lora.formats.detect import family_name
+from farm.lora.formats.suffixes import ALIASES
 from farm.models.layouts import known
 from farm.models.layouts.classes import DENOISERS
 from farm.models.registry import PIPELINES, Pipeline
@@ -97,10 +102,78 @@ def _blocks(name: str, pipeline: Pipeline) -> str:
     return ", ".join(run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs.values())
 
 
+def adapter_formats_page() -> str:
+    """Every algorithm with its formula, source and tensors, and the limits for files."""
+    lines = ["# Adapter formats\n", NOTE, _FORMATS_START]
+    lines.append("| algorithm | formula | papers | tensors |\n| --- | --- | --- | --- |\n")
+    for algorithm, read in READERS.items():
+        doc = _doc_of(algorithm, read)
+        papers = ", ".join(f"[{number}](https://arxiv.org/abs/{number})" for number in _PAPER.findall(doc))
+        tensors = ", ".join(f"`{suffix}`" for suffix in sorted(APPLIED[algorithm]))
+        lines.append(f"| {algorithm} | {_first_sentence(doc)} | {papers or 'LyCORIS'} | {tensors} |\n")
+    lines.append("\n## The formulas in full\n")
+    for module in dict.fromkeys(_module_of(name, read) for name, read in READERS.items()):
+        lines.append(f"\n{sys.modules[module].__doc__.strip()}\n")  # type: ignore[union-attr]
+    for name in ("peft_rotation", "residual"):
+        lines.append(f"\n{sys.modules[f'farm.lora.algorithms.{name}'].__doc__.strip()}\n")  # type: ignore[union-attr]
+    lines.append("\n## Spellings\n\n| ours | in files |\n| --- | --- |\n")
+    lines += [f"| `{ours}` | {', '.join(f'`{t}`' for t in theirs)} |\n" for ours, theirs in ALIASES.items()]
+    limits = {
+        "bytes of header": header.MAX_HEADER_BYTES,
+        "tensors": header.MAX_TENSORS,
+        "bytes of metadata": header.MAX_METADATA_BYTES,
+        "bytes of a name": header.MAX_NAME_BYTES,
+        "dimensions": header.MAX_DIMENSIONS,
+        "rank": shapes.MAX_RANK,
+    }
+    lines.append(_FORMATS_LIMITS + "| of | at most |\n| --- | --- |\n")
+    lines += [f"| {what} | {limit:,} |\n" for what, limit in limits.items()]
+    return "".join(lines)
+
+
+_PAPER = re.compile(r"arXiv (\d{4}\.\d{4,5})")
+_FORMATS_START = """What Farm loads from safetensors files, and what it computes: `W` is the checkpoint's weight, `s` the strength, `r` a rank.
+Every change is computed in float32 from the checkpoint's weight, whatever the file's type (64, 32, 16 or 8 bits; a
+`scale_weight` or `weight_scale` beside an 8-bit tensor multiplies it), and rounded once. `alpha` is one number of any type; when it
+is missing it counts as the rank, when it is 0 it switches the change off (in files of LyCORIS it counts as the rank), and when
+it is not finite it counts as missing, with a warning. One file may mix algorithms between modules. Matrices and 1x1 kernels may
+be stored as either. A tag's `dyn` uses the first ranks only, at the scale of all of them; what has no ranks ignores it. Where
+trainers differ away from strength 1, strength 0 is the checkpoint and 1 what was trained.
+
+A tensor that its module's algorithm does not use, a bias for a layer that has none, and a layer that would have to grow are
+refused by name; a tensor of no known kind is a warning with a count.
+
+"""
+_FORMATS_LIMITS = """
+## Limits for files
+
+A file is judged by its header, before any of its data is read: what could expand beyond the layer that it changes is refused
+without being allocated. Values that are not finite are refused by the name of the module and the tensor. Reading a header takes
+3 times the file and 64 MB at most (measured, in a test, on the worst headers that are known). A loaded adapter keeps its factors
+in float32, so 4 times an 8-bit file, 2 times a 16-bit one; peft's packed OFT takes 2 to 4 times that (4 for blocks of 2), sparse
+residuals 4 times the file, and a LoRA with a Tucker core is kept with the kernel's positions multiplied out: 9 times as much for a 3x3 kernel. Beside that,
+applying needs memory for a few float32 copies of one layer.
+
+"""
+
+
+def _module_of(algorithm: str, read: Any) -> str:
+    return "farm.lora.algorithms.dora" if algorithm == "dora" else str(read.__module__)
+
+
+def _doc_of(algorithm: str, read: Any) -> str:
+    return str(sys.modules[_module_of(algorithm, read)].__doc__)
+
+
+def _first_sentence(doc: str) -> str:
+    return " ".join(doc.split("\n\n", maxsplit=1)[0].split()).replace("|", "\\|")
+
+
 PAGES = {
     "docs/reference/settings.md": settings_page,
     "docs/reference/command-line.md": command_line_page,
     "docs/reference/model-families.md": model_families_page,
+    "docs/reference/adapter-formats.md": adapter_formats_page,
 }
 
 

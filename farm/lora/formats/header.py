@@ -114,13 +114,9 @@ def parse_header(first: bytes, size: int) -> Header:
 
 
 def _decode(raw: bytes) -> dict[str, Any]:
-    """JSON with the number of objects, lists and numbers bounded before a parser makes them."""
-    bones = _STRING.sub(b"", raw)
-    objects = bones.count(b"{")
-    # one object is the whole, one the metadata
-    _check_count(max(objects - 2, raw.count(b'"data_offsets"')))
-    if bones.count(b"[") > 2 * objects or bones.count(b",") > 16 * MAX_TENSORS:
-        _refuse("the header holds more lists or values than its tensors need", _FRESH)
+    """JSON with the number of objects, lists, strings and numbers bounded before a parser makes them."""
+    _check_count(raw.count(b'"data_offsets"'))
+    _check_bones(raw)
     try:
         document = json.loads(raw.decode(), object_pairs_hook=_no_doubles, parse_constant=_no_constants)
     except UnicodeDecodeError as exc:
@@ -130,6 +126,22 @@ def _decode(raw: bytes) -> dict[str, Any]:
     except ValueError as exc:
         _refuse(f"the header is no JSON ({_short(str(exc))})", _FRESH)
     return dict(document)
+
+
+def _check_bones(raw: bytes) -> None:
+    """Counts brackets and commas outside strings, and stops at the first that is too many; copies nothing."""
+    objects = lists = commas = strings = at = 0
+    while at < len(raw):
+        found = _STRING.search(raw, at)
+        end = found.start() if found else len(raw)
+        objects += raw.count(b"{", at, end)
+        lists += raw.count(b"[", at, end)
+        commas += raw.count(b",", at, end)
+        strings += 1
+        _check_count(objects - 2)  # one object is the whole, one the metadata
+        if lists > 2 * objects or commas > 16 * MAX_TENSORS or strings > 16 * MAX_TENSORS:
+            _refuse("the header holds more lists or values than its tensors need", _FRESH)
+        at = found.end() if found else end
 
 
 def _check_count(tensors: int) -> None:

@@ -70,7 +70,7 @@ def contradiction(
         if sum(info.elements for info in infos.values()) > max(_MAX_FACTORS * prod(layer), _FREE_FACTORS):
             raise Unfit("its tensors are larger than any change of this layer needs")
         joined = _joined(shapes)
-        found = _GIVES[algorithm](joined, layer)
+        found = _spread(_GIVES[algorithm](joined, layer), layer)
         if _plain(found) != _plain(layer):
             larger = " and wants the layer enlarged (reshape_weight)" if "reshape_weight" in shapes else ""
             raise Unfit(f"it gives {_text(found)}{larger}, the model's layer has {_text(layer)}")
@@ -155,7 +155,7 @@ def _lora(shapes: Shapes, layer: Shape) -> Shape:
         _equal(prod(shapes["lora_e"]), down[0], "ranks of E and down")
     if mid is None:
         _equal(up[1], down[0], "ranks of up and down")
-        return _spread((up[0], *down[1:]), layer)
+        return (up[0], *down[1:])
     _equal(mid[0], up[1], "ranks of mid and up")
     _equal(mid[1], down[0], "ranks of mid and down")
     if prod(down[2:]) != 1:
@@ -177,12 +177,12 @@ def _loha(shapes: Shapes, layer: Shape) -> Shape:
             _equal(prod((*a[2:], *b[2:])), 1, "kernels of its factors beside a core")
     if sides[0] != sides[1]:
         raise Unfit(f"its two factors have {_text(sides[0])} and {_text(sides[1])}")
-    return _spread(sides[0], layer)
+    return sides[0]
 
 
 def _lokr(shapes: Shapes, layer: Shape) -> Shape:
     first, second = (_lokr_side(shapes, n) for n in ("1", "2"))
-    return _spread((first[0] * second[0], first[1] * second[1]), layer)
+    return (first[0] * second[0], first[1] * second[1])
 
 
 def _lokr_side(shapes: Shapes, n: str) -> Shape:
@@ -212,7 +212,7 @@ def _glora(shapes: Shapes, layer: Shape) -> Shape:
         gives, inputs = (b1[0], b2[1], *core[2:]), {a1[0], a2[1]}
     else:
         gives, inputs = ((b1[0], *b2[1:]), {a1[0], a2[1]}) if new else ((b2[0], *b1[1:]), {a1[1], a2[0]})
-        if new and old and (_plain(gives) != _plain(layer) or inputs != {layer[1]}):
+        if new and old and (_plain(_spread(gives, layer)) != _plain(layer) or inputs != {layer[1]}):
             gives, inputs = (b2[0], *b1[1:]), {a1[1], a2[0]}
     if inputs != {layer[1]}:
         raise Unfit(f"its input factors have {sorted(inputs)} values, the model's layer reads {layer[1]}")
@@ -222,11 +222,11 @@ def _glora(shapes: Shapes, layer: Shape) -> Shape:
 
 
 def _full(shapes: Shapes, layer: Shape) -> Shape:
-    return shapes.get("diff") or shapes.get("set_weight") or layer
+    return shapes.get("diff", shapes.get("set_weight", layer))
 
 
 def _norm(shapes: Shapes, layer: Shape) -> Shape:
-    return shapes.get("w_norm") or layer
+    return shapes.get("w_norm", layer)
 
 
 def _ia3(shapes: Shapes, layer: Shape) -> Shape:
@@ -244,7 +244,8 @@ def _oft(shapes: Shapes, layer: Shape) -> Shape:
         return _packed_oft(shapes["oft_r"], layer)
     if "boft_r" in shapes:
         return _rotation(shapes["boft_r"], prod(layer[1:]), "inputs", layer)
-    return _rotation(shapes.get("oft_blocks") or shapes["oft_diag"], layer[0], "outputs", layer)
+    blocks = shapes["oft_blocks"] if "oft_blocks" in shapes else shapes["oft_diag"]
+    return _rotation(blocks, layer[0], "outputs", layer)
 
 
 def _rotation(blocks: Shape, width: int, what: str, layer: Shape) -> Shape:
@@ -277,7 +278,7 @@ _GIVES: Mapping[str, Callable[[Shapes, Shape], Shape]] = {
 
 
 def _spread(flat: Shape, layer: Shape) -> Shape:
-    """Factors of a convolution may keep the kernel inside their second dimension."""
+    """A convolution's tensors may keep the kernel inside their second dimension."""
     return layer if flat == (layer[0], prod(layer[1:])) else flat
 
 

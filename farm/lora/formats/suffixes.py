@@ -11,7 +11,7 @@ from farm.lora.formats.header import TensorInfo
 ALGORITHMS = ("lora", "locon", "dora", "loha", "lokr", "glora", "ia3", "oft", "boft", "norm", "full")
 
 #: how files spell a suffix, and our one word for it
-_ALIASES: Mapping[str, tuple[str, ...]] = {
+ALIASES: Mapping[str, tuple[str, ...]] = {
     "lora_up": (
         "lora_up.weight", "lora_B.weight", "lora_B.default.weight", "lora_B", "lora.up.weight",
         "lora_linear_layer.up.weight", "lora_up.default.weight",
@@ -44,7 +44,7 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
                      "ia3_l", "bias_indices", "bias_values", "bias_size", "reshape_weight", "set_weight")
     },
 }  # fmt: skip
-SUFFIXES: Mapping[str, str] = {alias: suffix for suffix, aliases in _ALIASES.items() for alias in aliases}
+SUFFIXES: Mapping[str, str] = {alias: suffix for suffix, aliases in ALIASES.items() for alias in aliases}
 #: DyLoRA's lists, one tensor for each rank (kohya) or block of ranks (LyCORIS); ours are `lora_down.0`, `lora_down.1`, …
 _PART = re.compile(r"\.(lora_A|lora_B|down_list|up_list)\.(0|[1-9]\d{0,3})$")
 #: what a tensor in 8-bit floats was divided by stands beside it; ours is `lora_up:scale`

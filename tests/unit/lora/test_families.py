@@ -21,6 +21,7 @@ from farm.lora.formats.match import Match, check, match
 from farm.lora.formats.metadata import PEFT_ENTRY
 from farm.lora.layout import Layout
 from farm.lora.tensors import load
+from farm.models.families import layout as lay_out
 from tests.unit.lora import families
 from tests.unit.lora.make import header, lora_tensors, rand, write
 from tests.unit.lora.make import layout as unet_layout
@@ -326,3 +327,13 @@ def test_t5_is_the_last_text_encoder() -> None:
     found = match(file(names).tensors, {}, of)
     assert list(found.layers) == [layer.name for layer in layers]
     assert "changes the same layer" in found.mismatched[0]
+
+
+@pytest.mark.parametrize("family", families.CONFIGS)
+def test_layouts_from_configs_answer_to_the_same_names(family: str) -> None:
+    """Farm lays models out without their weights; the names must meet those layouts as they meet the models."""
+    config = {"_class_name": families.CONFIGS[family][0], **families.CONFIGS[family][1]}
+    of = lay_out(family, {"transformer": config})
+    found = match(file(whole(family)).tensors, {}, of)
+    assert (found.missed, found.mismatched) == ((), ())
+    assert found.layers == match(file(whole(family)).tensors, {}, families.layout(family)).layers
