@@ -161,7 +161,13 @@ def layout_of(model: ModelRow) -> Layout:
 def ref_of(row: AdapterRow, default_strength: float) -> AdapterRef:
     """What the tag language needs of an adapter."""
     own = default_strength if row.default_strength is None else row.default_strength
-    return AdapterRef(name=row.name, sha256=row.sha256, file_name=row.file_name, default_strength=own)
+    return AdapterRef(
+        name=row.name,
+        sha256=row.sha256,
+        file_name=row.file_name,
+        default_strength=own,
+        expert=row.info.get("expert", ""),
+    )
 
 
 def tensor_infos(tensors: Mapping[str, Any]) -> dict[str, TensorInfo]:

@@ -53,6 +53,8 @@ class Network:
     adapter_id: str
     #: of a tag that names no strength
     default_strength: float
+    #: `high`, `low` or `both`, when its file says which of two denoisers it is for
+    expert: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -254,6 +256,7 @@ class Preparer:
             base_model=row.base_model,
             adapter_id=row.id,
             default_strength=self.limits.default_strength if own is None else own,
+            expert=row.info.get("expert", ""),
         )
 
 

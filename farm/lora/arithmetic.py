@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from farm.lora.delta import Delta
+from farm.lora.layout import Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,15 @@ def join(terms: Sequence[Term], device: torch.device) -> Joined | None:
 
 
 def write(
-    weight: Tensor, pristine: Tensor, terms: Sequence[Term], joined: Joined | None, scratch: Scratch
+    weight: Tensor,
+    pristine: Tensor,
+    terms: Sequence[Term],
+    joined: Joined | None,
+    scratch: Scratch,
+    pristine_of: Callable[[str], Tensor],
 ) -> None:
     """Make `weight` what `terms` say, from `pristine` (same shape, dtype and device). Call it in inference mode.
+    `pristine_of` gives the same of other layers, for changes that read more than their own.
 
     The order of `terms` decides the order of additions: callers sort them, so that equal sets give equal bits.
     """
@@ -86,11 +93,22 @@ def write(
     if dense:
         base = pristine if pristine.dtype == torch.float32 else pristine.float()
         for term in dense:
-            change = term.delta.change(base, term.strength, term.max_rank)
+            change = dense_change(term, base, pristine_of)
             if change is not None:
                 target.add_(change)
     if target is not weight:
         weight.copy_(target)
+
+
+def dense_change(term: Term, base: Tensor, pristine_of: Callable[[str], Tensor]) -> Tensor | None:
+    """The change of a weight, of which `base` is the pristine value in float32; None when only the bias changes."""
+    seen = _gathered(term.delta.reads, pristine_of, base) if term.delta.reads else base
+    return term.delta.change(seen, term.strength, term.max_rank)
+
+
+def _gathered(reads: Sequence[Rows], pristine_of: Callable[[str], Tensor], like: Tensor) -> Tensor:
+    """These rows of the pristine weights, one below the other, in float32 on the device of `like`."""
+    return torch.cat([pristine_of(rows.layer)[rows.start : rows.stop].to(like) for rows in reads])
 
 
 def write_bias(bias: Tensor, pristine: Tensor, terms: Sequence[Term], scratch: Scratch) -> None:

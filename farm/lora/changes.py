@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from farm.errors import BadRequest
-from farm.lora.arithmetic import Term
+from farm.lora.arithmetic import Term, dense_change
 from farm.lora.layout import Layer, Layout
 from farm.lora.schedule import StrengthPlan
 from farm.lora.tensors import Adapter
@@ -60,7 +60,7 @@ def of_adapters(
     """The sum of a set of adapters, layer by layer. `pristine` is asked only for layers with a change that is no
     product of two factors."""
     for layer in changed_layers(plan, adapters, layout):
-        yield _sum(layer, layer_terms(plan, adapters, layer), pristine)
+        yield _sum(layer, layer_terms(plan, adapters, layer), pristine, layout)
 
 
 def of_models(layout: Layout, first: Weights, second: Weights) -> Iterator[Change]:
@@ -76,7 +76,7 @@ def of_models(layout: Layout, first: Weights, second: Weights) -> Iterator[Chang
             yield Change(layer=layer, dense=weight, bias=bias)
 
 
-def _sum(layer: Layer, terms: list[Term], pristine: Weights) -> Change:
+def _sum(layer: Layer, terms: list[Term], pristine: Weights, layout: Layout) -> Change:
     ups, downs = [], []
     dense: Tensor | None = None
     base: Tensor | None = None
@@ -87,7 +87,7 @@ def _sum(layer: Layer, terms: list[Term], pristine: Weights) -> Change:
             downs.append(factors[1])
             continue
         base = _pristine(layer, pristine) if base is None else base
-        change = term.delta.change(base, term.strength, term.max_rank)
+        change = dense_change(term, base, lambda name: _pristine(layout.layers[name], pristine))
         if change is not None:
             dense = change if dense is None else dense.add_(change)
     biases = [change for term in terms for change in _bias(layer, term, pristine)]

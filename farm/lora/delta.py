@@ -13,6 +13,7 @@ from torch import Tensor
 from farm.errors import BadRequest
 from farm.lora.formats.metadata import PeftConfig
 from farm.lora.formats.suffixes import SCALE
+from farm.lora.layout import Rows
 
 
 class Delta(ABC):
@@ -32,6 +33,11 @@ class Delta(ABC):
     def changes_bias(self) -> bool:
         return self.bias is not None or self.bias_factor is not None
 
+    @property
+    def reads(self) -> tuple[Rows, ...]:
+        """Rows of layers that `change` wants, one below the other, in place of its own layer's weight; none for most."""
+        return ()
+
     def factors(self, max_rank: int | None = None) -> tuple[Tensor, Tensor] | None:
         """(out, r) and (r, everything else) in float32 whose product, times the strength, is the change; None when
         there are no such factors."""
@@ -40,7 +46,7 @@ class Delta(ABC):
     @abstractmethod
     def change(self, pristine: Tensor, strength: float, max_rank: int | None = None) -> Tensor | None:
         """Change of the weight in float32 and in its shape, on its device; None when only the bias changes.
-        `pristine` is the float32 weight and is left as it is."""
+        `pristine` is the float32 weight (or the rows of `reads`) and is left as it is."""
 
     @abstractmethod
     def tensors(self) -> Iterator[Tensor]:

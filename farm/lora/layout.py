@@ -45,6 +45,16 @@ class Layer:
         return Region(self.component, self.block, self.index)
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some outputs of a layer: the rows `start` to `stop - 1` of its weight."""
+
+    #: `Layer.name`
+    layer: str
+    start: int
+    stop: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """All layers of one model, by `Layer.name`, in the model's own order."""

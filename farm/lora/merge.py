@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,23 @@ def merge(modules: Mapping[str, nn.Module], layout: Layout, adapters: Strengths)
     """
     scratch = Scratch()
     changed = 0
+
+    def weight_of(layer: Layer) -> Tensor:
+        return parameter(layer_module(modules[layer.component], layer), "weight")
+
+    # weights are changed one after another: what a later change reads of an earlier layer is kept
+    read = {
+        rows.layer
+        for adapter, s in adapters
+        if s
+        for delta in adapter.deltas.values()
+        for rows in delta.reads
+    }
+    kept = {
+        name: weight_of(layout.layers[name]).clone()
+        for name in read
+        if layout.layers[name].component in modules
+    }
     for layer in layout.layers.values():
         terms = terms_of(adapters, layer)
         if not terms:
@@ -34,7 +51,7 @@ def merge(modules: Mapping[str, nn.Module], layout: Layout, adapters: Strengths)
             )
         module = layer_module(modules[layer.component], layer)
         bias = parameter(module, "bias") if changes_bias(terms) else None
-        bake(parameter(module, "weight"), bias, terms, scratch)
+        bake(parameter(module, "weight"), bias, terms, scratch, kept.__getitem__)
         changed += 1
     return changed
 
@@ -50,9 +67,16 @@ def changes_bias(terms: Sequence[Term]) -> bool:
     return any(term.delta.changes_bias for term in terms)
 
 
-def bake(weight: Tensor, bias: Tensor | None, terms: Sequence[Term], scratch: Scratch) -> None:
-    """Add `terms` to a layer's weight, and to its bias when there is one, in place."""
+def bake(
+    weight: Tensor,
+    bias: Tensor | None,
+    terms: Sequence[Term],
+    scratch: Scratch,
+    pristine_of: Callable[[str], Tensor],
+) -> None:
+    """Add `terms` to a layer's weight, and to its bias when there is one, in place. `pristine_of` gives the unchanged
+    weight of another layer."""
     with torch.inference_mode(), exact_products():
-        write(weight, weight.clone(), terms, join(terms, weight.device), scratch)
+        write(weight, weight.clone(), terms, join(terms, weight.device), scratch, pristine_of)
         if bias is not None:
             write_bias(bias, bias.clone(), terms, scratch)

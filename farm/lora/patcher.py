@@ -174,9 +174,17 @@ class Patcher:
         if parts != slot.parts or (slot.joined is not None and slot.joined.up.device != weight.device):
             slot.joined, slot.parts = join(terms, weight.device), parts
         slot.key = _UNFINISHED
-        write(weight, self._pristine.get(name, weight), terms, slot.joined, self._scratch)
+        pristine = self._pristine.get(name, weight)
+        write(weight, pristine, terms, slot.joined, self._scratch, self._pristine_of)
         self._write_bias(slot, terms)
         slot.key = key
+
+    def _pristine_of(self, name: str) -> Tensor:
+        """Unchanged weight of a layer, whatever is in it now."""
+        layer, slot = self._layout.layers[name], self._slots.get(name)
+        module = slot.module if slot else layer_module(self._modules[layer.component], layer)
+        weight = parameter(module, "weight")
+        return self._pristine.get(f"{name}.weight", weight) if slot and slot.key else weight
 
     def _write_bias(self, slot: _Slot, terms: Sequence[Term]) -> None:
         wanted = any(term.delta.changes_bias for term in terms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +19,9 @@ from farm.lora.formats.header import Header, read_header
 from farm.lora.formats.inspect import AdapterInfo, inspect
 from farm.lora.formats.match import LayerFile, check, match
 from farm.lora.formats.metadata import PeftConfig, peft_config, peft_configs
-from farm.lora.formats.schemes import address
+from farm.lora.formats.schemes import DENOISER, address
 from farm.lora.layout import Layer, Layout
+from farm.lora.parts import part_of
 
 DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
@@ -93,16 +94,23 @@ def load(path: Path, layout: Layout, *, sha256: str | None = None, name: str = "
     lycoris = "lycoris" in header.metadata.get("ss_network_module", "").lower()
     deltas: dict[str, Delta] = {}
     notes: dict[str, list[str]] = {}
+    #: by module: one module of a file may change several layers, of both experts
+    whole: dict[str, Delta] = {}
     with MappedFile(path, header) as file:
         for layer_name, tensors in found.layers.items():
             layer = layout.layers[layer_name]
-            deltas[layer_name] = READERS[tensors.algorithm](
-                _layer_tensors(file, layer, tensors, configs, lycoris, notes)
-            )
+            if tensors.module not in whole:
+                whole[tensors.module] = READERS[tensors.algorithm](
+                    _layer_tensors(file, layer, tensors, configs, lycoris, notes)
+                )
+            delta = whole[tensors.module]
+            if tensors.pieces:
+                delta = part_of(delta, layer_name, tensors.pieces, tensors.shape)
+            deltas[layer_name] = delta
     return Adapter(
         sha256=sha256,
         deltas=deltas,
-        bytes=sum(_bytes(delta) for delta in deltas.values()),
+        bytes=_bytes(whole.values()),
         info=info,
         missed=found.missed,
         warnings=(*warnings, *_sentences(notes)),
@@ -118,6 +126,10 @@ def _layer_tensors(
     notes: dict[str, list[str]],
 ) -> LayerTensors:
     keys = tensors.keys
+    at = address(tensors.module)
+    # a file for one expert calls it `transformer`, whichever it is
+    names = (layer.component, *(("transformer", "unet") if at.component in ("", DENOISER) else ()), "")
+    config = next((configs[name] for name in names if name in configs), None)
 
     def raw(suffix: str) -> Tensor | None:
         return file.tensor(keys[suffix]) if suffix in keys else None
@@ -128,11 +140,11 @@ def _layer_tensors(
     return LayerTensors(
         module=tensors.module,
         algorithm=tensors.algorithm,
-        shape=layer.shape,
+        shape=tensors.shape,
         has_bias=layer.bias,
         raw=raw,
-        path=address(tensors.module).path,
-        peft=configs.get(layer.component, configs.get("")),
+        path=at.path,
+        peft=config,
         zero_alpha_is_rank=lycoris,
         warn=warn,
     )
@@ -162,7 +174,6 @@ def _neighbour(path: Path) -> Mapping[str, PeftConfig]:
     return {"": peft_config(found)} if isinstance(found, dict) else {}
 
 
-def _bytes(delta: Delta) -> int:
-    kept = sum(tensor.numel() * tensor.element_size() for tensor in delta.tensors())
-    biases = [tensor for tensor in (delta.bias, delta.bias_factor) if tensor is not None]
-    return kept + sum(tensor.numel() * tensor.element_size() for tensor in biases)
+def _bytes(deltas: Iterable[Delta]) -> int:
+    kept = (tensor for delta in deltas for tensor in (*delta.tensors(), delta.bias, delta.bias_factor))
+    return sum(tensor.numel() * tensor.element_size() for tensor in kept if tensor is not None)

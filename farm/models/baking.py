@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -38,12 +39,19 @@ def baked_file(
                 copied.add(each.key)
         weight = _part(tensors, place, layer.shape)
         bias = None if bias_place is None else _part(tensors, bias_place, layer.shape[:1])
-        bake(weight, bias, terms, scratch)
+        bake(weight, bias, terms, scratch, partial(_unchanged, model))
         place.put(tensors[place.key], weight)
         if bias_place is not None and bias is not None:
             bias_place.put(tensors[bias_place.key], bias)
         changed.append(layer)
     return tensors, changed
+
+
+def _unchanged(model: StoredModel, name: str) -> Tensor:
+    found = model.read(model.layout.layers[name], "weight")
+    if found is None:
+        raise BadRequest(f"the model has no weight {name}", "give the whole model", code="bad_model")
+    return found
 
 
 def _bias_place(model: StoredModel, layer: Layer, terms: Sequence[Term]) -> Place | None:

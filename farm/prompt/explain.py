@@ -48,6 +48,7 @@ class ExplainedAdapter:
                 sha256=sha256 or f"name:{name.casefold()}",
                 file_name=file_name,
                 default_strength=info.default_strength,
+                expert=info.expert,
             ),
             type=info.type,
             base_model=info.base_model,

@@ -12,11 +12,11 @@ Decisions where the language leaves room:
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from farm.errors import BadRequest, Problem
+from farm.lora.formats.metadata import expert_in
 from farm.lora.layout import Layout, Region
 from farm.lora.schedule import AdapterSchedule, StrengthPlan
 from farm.prompt.blocks import Factors, lbw_factors, range_factors
@@ -27,7 +27,6 @@ from farm.prompt.tags import Tag, format_tag
 Presets = Mapping[str, Sequence[float]]
 
 #: names of files that say which of two denoisers they were trained for
-_EXPERT = re.compile(r"(?:[^a-z0-9](high|low)|(?:^|[^a-z0-9])(high|low)[^a-z0-9]?noise)(?=[^a-z0-9]|$)")
 _EXPERTS = {"high": "transformer", "low": "transformer_2"}
 _ENDINGS = (".safetensors",)
 
@@ -41,6 +40,8 @@ class AdapterRef:
     file_name: str = ""
     #: strength of a tag that names none; None: the setting decides
     default_strength: float | None = None
+    #: `high`, `low` or `both`, when the file itself says which of two denoisers it is for
+    expert: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +92,7 @@ def plan(
             linear=linear,
             hires=hires,
             presets=presets,
-            expert=None if tag.modules else expert(ref.file_name, layout),
+            ref=ref,
             problems=problems,
         )
         before = len(problems)
@@ -138,15 +139,16 @@ def unknown_adapter(tag: Tag, names: Iterable[str]) -> Problem:
     return tag.problem(Mistake("unknown_adapter", f"unknown adapter {shown(tag.name)}", hint))
 
 
-def expert(file_name: str, layout: Layout) -> str | None:
-    """Return the one of two denoisers that a file's name asks for, if the model has two.
+def expert(ref: AdapterRef, layout: Layout) -> str | None:
+    """Return the one of two denoisers that a file or its name asks for, if the model has two.
 
     `wan_high_noise.safetensors` asks for `transformer`, `wan-low.safetensors` for `transformer_2`.
     """
-    words = {one or other for one, other in _EXPERT.findall(file_name.casefold())}
-    if len(words) != 1 or not set(_EXPERTS.values()) <= set(layout.denoisers):
-        return None
-    return _EXPERTS[words.pop()]
+    return _EXPERTS.get(ref.expert or expert_in(ref.file_name)) if _has_experts(layout) else None
+
+
+def _has_experts(layout: Layout) -> bool:
+    return set(_EXPERTS.values()) <= set(layout.denoisers)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -160,8 +162,13 @@ class _Resolver:
     linear: bool
     hires: bool
     presets: Presets | None
-    expert: str | None
+    ref: AdapterRef
     problems: list[Problem]
+
+    @property
+    def expert(self) -> str | None:
+        """The denoiser that the adapter is for, where the tag leaves it open."""
+        return None if self.tag.modules else expert(self.ref, self.layout)
 
     def strengths(self) -> dict[Region, tuple[float, ...]]:
         """Strengths of every region; nothing of use when problems were found."""
@@ -317,7 +324,13 @@ def _notes(tag: Tag, layout: Layout, resolver: _Resolver, *, hires: bool) -> lis
                 f"throughout; write {name}0@1,{curve} to begin without it"
             )
     if resolver.expert is not None:
-        notes.append(f"{_written(tag)}: the file's name chooses {resolver.expert}")
+        source = "file" if resolver.ref.expert else "file's name"
+        notes.append(f"{_written(tag)}: the {source} chooses {resolver.expert}")
+    elif not tag.modules and _has_experts(layout) and not resolver.ref.expert:
+        notes.append(
+            f"{_written(tag)}: neither it nor the file says which of the two denoisers it is for, so both get it; "
+            "write high or low"
+        )
     return notes
 
 

@@ -217,6 +217,7 @@ class Preparer:
                 sha256=network.sha256,
                 file_name=network.file_name,
                 default_strength=network.default_strength,
+                expert=network.expert,
             )
             for network in job.networks
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,6 +45,8 @@ class AdapterInfo:
     metadata: Mapping[str, str]
     #: sentences for a person
     problems: tuple[str, ...]
+    #: of two denoisers (Wan 2.2) the one that it is for: `high`, `low`, `both`; "" when the file does not say
+    expert: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready fields; tuples become lists."""
@@ -108,7 +110,15 @@ def inspect(
         description=read_metadata.clean(header.metadata.get("modelspec.description", ""), 2000),
         metadata=read_metadata.kept(header.metadata),
         problems=tuple(problems),
+        expert=_expert(grouped.modules, header.metadata),
     )
+
+
+def _expert(modules: Iterable[str], metadata: Mapping[str, str]) -> str:
+    named = {address(module).component for module in modules}
+    if "transformer_2" in named:
+        return "both" if named & {DENOISER, ""} else "low"
+    return read_metadata.expert(metadata)
 
 
 def _unsaid(scheme: str, modules: Mapping[str, Mapping[str, str]]) -> list[str]:

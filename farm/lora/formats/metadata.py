@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
+#: one of two denoisers: for the noisy steps, for the rest; "" where nothing tells
+Expert = Literal["high", "low", ""]
 MAX_TRIGGER_WORDS = 32
+#: entries that hold a name which a person gave
+_NAMES = ("modelspec.title", "ss_output_name", "name", "ss_sd_model_name", "ss_base_model_version")
+_EXPERT = re.compile(r"(?:[^a-z0-9](high|low)|(?:^|[^a-z0-9])(high|low)[^a-z0-9]?noise)(?=[^a-z0-9]|$)")
 #: metadata kept with an adapter: shown on its page, so bounded
 _KEPT_ENTRIES = 120
 _KEPT_LETTERS = 2000
@@ -93,6 +99,22 @@ def title(metadata: Mapping[str, str], file_name: str) -> str:
     stem = file_name.rsplit("/", 1)[-1].removesuffix(".safetensors")
     words = (metadata.get(key, "").strip() for key in ("modelspec.title", "ss_output_name"))
     return clean(next((word for word in words if word), stem), 200)
+
+
+def expert_in(text: str) -> Expert:
+    """Which of Wan 2.2's two denoisers a name asks for; "" when it says neither or both.
+
+    >>> expert_in("wan_high_noise.safetensors"), expert_in("wan22-LowNoise"), expert_in("highlands")
+    ('high', 'low', '')
+    """
+    words = {one or other for one, other in _EXPERT.findall(text.casefold())}
+    return cast(Expert, words.pop()) if len(words) == 1 else ""
+
+
+def expert(metadata: Mapping[str, str]) -> Expert:
+    """The same of the names that trainers keep in a file, the most deliberate one first."""
+    found = (expert_in(metadata.get(key, "")) for key in _NAMES)
+    return next((word for word in found if word), "")
 
 
 def default_strength(metadata: Mapping[str, str]) -> float | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from farm.lora.formats.detect import UNETS
-from farm.lora.formats.schemes import flatten, ldm_names
+from farm.lora.formats.schemes import flatten
+from farm.lora.formats.schemes.unet import aliases
 from farm.lora.layout import Layer, Layout
 
 #: our suffix -> its end of a key; alpha stands only where the scheme has it, since it is the rank anyway
@@ -34,7 +35,8 @@ def _is_unet(layout: Layout) -> bool:
 def _kohya_modules(layout: Layout) -> Mapping[str, str]:
     """Layer name -> module. Files for XL models have LDM's block names, as kohya's scripts read them."""
     paths = tuple(layer.path for layer in layout.layers.values() if layer.component in layout.denoisers)
-    other = ldm_names(paths) if "text_encoder_2" in layout.components else {}
+    # a layer's first LDM name is the one of the original code
+    other = dict(reversed(tuple(aliases(paths)))) if "text_encoder_2" in layout.components else {}
     encoders = len(layout.text_encoders)
     found = {}
     for layer in layout.layers.values():

@@ -51,6 +51,8 @@ _PART = re.compile(r"\.(lora_A|lora_B|down_list|up_list)\.(0|[1-9]\d{0,3})$")
 _FP8_SCALES = ("scale_weight", "weight_scale")
 _FP8_SCALE = re.compile(rf"[._]({'|'.join(_FP8_SCALES)})$")
 SCALE = ":scale"
+#: Flux control adapters hold these norms whole; in a file with nothing else they are a model's own
+_NEW_NORM = re.compile(r"\.(query|key)_norm\.scale$")
 #: words that whole models use as well: they count only beside a suffix from the table above
 _WEAK = ("weight", "bias", "scale", *_FP8_SCALES)
 
@@ -77,8 +79,9 @@ _SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("full", ("set_weight",)),
 )
 
-#: old diffusers attention processors: the part to replace, and by what
+#: attention processors of XLabs and of old diffusers: the part to replace, and by what
 _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"(\.processor\.(?:qkv|proj)_lora[12]?)\.(up|down)\.weight$"), r"\1.lora.\2.weight"),
     (re.compile(r"\.processor\.to_(q|k|v)_lora\.(up|down)\.weight$"), r".to_\1.lora.\2.weight"),
     (re.compile(r"\.processor\.to_out_lora\.(up|down)\.weight$"), r".to_out.0.lora.\1.weight"),
     (re.compile(r"\.to_(q|k|v)_lora\.(up|down)\.weight$"), r".to_\1.lora.\2.weight"),
@@ -103,7 +106,7 @@ def split(key: str) -> tuple[str, str] | None:
     >>> split("unet.mid_block.attn1.processor.to_out_lora.down.weight")
     ('unet.mid_block.attn1.to_out.0', 'lora_down')
     """
-    if "_lora." in key:
+    if "_lora" in key:
         for pattern, replacement in _REWRITES:
             key = pattern.sub(replacement, key)
     dot = key.find(".")
@@ -152,6 +155,7 @@ def group(keys: Iterable[str]) -> Grouped:
         else:
             others.append(key)
     unknown = []
+    adapter = bool(modules)
     for key in others:
         module, _, word = key.rpartition(".")
         known = modules.get(module, {})
@@ -159,6 +163,8 @@ def group(keys: Iterable[str]) -> Grouped:
         suffix = f"diff{SCALE}" if word in _FP8_SCALES and "diff" in known else word
         if word in _WEAK and known and suffix not in known:
             known[suffix] = key
+        elif adapter and _NEW_NORM.search(key):
+            modules[module] = {"set_weight": key}
         else:
             unknown.append(key)
     return Grouped(modules=modules, unknown=tuple(unknown))

@@ -204,9 +204,15 @@ def test_split_takes_the_longest_suffix() -> None:
     assert split("conv_in.weight") is None
 
 
+def named(of: Layout, component: str = "unet") -> dict[str, str]:
+    """Name of a file -> the one layer that it stands for."""
+    return {name: target[0].layer for name, target in name_table(of, component).items() if len(target) == 1}
+
+
 def sgm(layer: Layer, of: Layout) -> str:
     """LDM name of a layer, as SDXL's trainers write it."""
-    names = [k for k, name in name_table(of, "unet").items() if name == layer.name and "put_blocks" in k]
+    table = named(of)
+    names = [k for k, name in table.items() if name == layer.name and "put_blocks" in k]
     return "lora_unet_" + names[-1]
 
 
@@ -234,7 +240,7 @@ def test_every_layer_is_found_under_every_spelling(of: Layout, spell: Callable[[
 
 
 def test_ldm_names_follow_the_published_numbering() -> None:
-    table = name_table(SDXL, "unet")
+    table = named(SDXL)
     expected = {
         "input_blocks_0_0": "conv_in",
         "time_embed_2": "time_embedding.linear_2",
@@ -251,7 +257,7 @@ def test_ldm_names_follow_the_published_numbering() -> None:
         "out_2": "conv_out",
     }
     assert {name: table[name] for name in expected} == {k: f"unet.{v}" for k, v in expected.items()}
-    sd1 = name_table(SD1, "unet")
+    sd1 = named(SD1)
     assert (
         sd1["output_blocks_2_1_conv"] == sd1["output_blocks_2_2_conv"] == "unet.up_blocks.0.upsamplers.0.conv"
     )

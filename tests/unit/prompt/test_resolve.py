@@ -173,8 +173,9 @@ def test_nothing_is_kept_of_a_tag_that_is_zero() -> None:
     ],
 )
 def test_expert_by_file_name(file_name: str, chosen: str | None) -> None:
-    assert expert(file_name, WAN) == chosen
-    assert expert(file_name, FLUX) is None
+    ref = AdapterRef(name="x", sha256="x", file_name=file_name)
+    assert expert(ref, WAN) == chosen
+    assert expert(ref, FLUX) is None
 
 
 def test_expert_only_when_the_tag_chooses_none() -> None:
@@ -188,6 +189,21 @@ def test_expert_only_when_the_tag_chooses_none() -> None:
     assert denoisers("<lora:x:1:low>") == {"transformer_2"}
     assert denoisers("<lora:x:1:module=unet>") == {"transformer", "transformer_2"}
     assert "file's name" in plan(parse("<lora:x:1>").tags, refs, WAN, 2).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("word", "note"),
+    [("low", "the file chooses transformer_2"), ("both", ""), ("", "so both get it; write high or low")],
+)
+def test_the_file_itself_may_say_which_expert_it_is_for(word: str, note: str) -> None:
+    refs = {"x": AdapterRef(name="x", sha256="x", expert=word)}
+    resolved = plan(parse("<lora:x:1>").tags, refs, WAN, 2)
+    found = {r.component for r in resolved.plan.adapters[0].strengths if r.component != "text_encoder"}
+    assert found == ({"transformer_2"} if word == "low" else {"transformer", "transformer_2"})
+    assert " ".join(resolved.notes).endswith(note)
+    assert bool(resolved.notes) == bool(note)
+    assert not plan(parse("<lora:x:1:high>").tags, refs, WAN, 2).notes
+    assert not plan(parse("<lora:x:1>").tags, refs, FLUX, 2).notes
 
 
 @pytest.mark.parametrize(
