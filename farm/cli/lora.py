@@ -145,5 +145,6 @@ def _print_info(file: Path, info: AdapterInfo) -> None:
         ("trigger words", ", ".join(info.trigger_words) or "none in the file"),
         ("title", info.title),
     ]
+    rows += [("expert", info.expert)] if info.expert else []
     rows += [("problem", problem) for problem in info.problems]
     table(("", ""), rows, empty="")

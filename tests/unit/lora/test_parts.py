@@ -58,6 +58,9 @@ CASES: dict[str, tuple[dict[str, Tensor], bool]] = {
     "dora-out": ({**lora(), "dora_scale": rand(OUT, 1).abs()}, False),
     "dora-in": ({**lora(), "dora_scale": rand(1, IN).abs()}, True),
     "dora-lokr": ({**LOKR, "dora_scale": rand(OUT, 1).abs()}, False),
+    "replaced": ({"set_weight": rand(OUT, IN)}, False),
+    "residual": ({**lora(), "bias_indices": torch.tensor([[3, 60], [1, 2]]), "bias_values": rand(2), "bias_size": torch.tensor([OUT, IN])}, True),
+    "oft-peft": ({"oft_R.weight": rand(2, 28)}, False),
     "oft": ({"oft_blocks": rand(14, 8, 8), "alpha": torch.tensor(0.001)}, True),
     "boft": ({"oft_blocks": rand(2, 14, 8, 8), "rescale": rand(OUT, 1) + 1}, True),
 }  # fmt: skip
