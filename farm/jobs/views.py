@@ -13,6 +13,7 @@ from farm.errors import BadRequest, NotFound
 from farm.jobs.batch_views import batch_view, list_batches
 from farm.jobs.fleet_views import queue_summary, worker_view, worker_views
 from farm.jobs.image_views import delete_image, ids_of, image_view, list_images, patch_image, uses_one_of
+from farm.jobs.kinds import Kind
 from farm.jobs.pages import MAX_PAGE, Page, clamp, cut, decode_cursor
 from farm.jobs.spec import FIELDS, storable
 from farm.jobs.states import PRIORITY_NAMES, State
@@ -188,7 +189,8 @@ def _view(
         "state": job.state,
         "stage": job.stage,
         "step": job.step,
-        "steps": job.spec["steps"],
+        # an extraction's are its layers
+        "steps": job.spec["steps"] if job.kind == Kind.RENDER else job.steps,
         "total_steps": job.steps,
         "position": position,
         "estimated_start": job.estimated_start if waits else None,
