@@ -18,7 +18,6 @@ from farm.lora.tensors import Adapter
 from farm.lora.tensors import load as load_adapter
 from farm.models.load import LoadedModel, load
 from farm.models.sampler import SampleSpec
-from farm.worker import mode
 from farm.worker.device import pick_device
 from farm.worker.mode import Costs, Work, changes_of, choose
 from farm.worker.models import HotModel
@@ -176,7 +175,3 @@ def test_compiling_is_told_to_the_denoiser_alone(folder: Path) -> None:
     assert loaded.unet._compiled_call_impl is not None
     assert loaded.modules["text_encoder"]._compiled_call_impl is None
     assert hot(folder)[1].unet._compiled_call_impl is None
-
-
-def test_the_choice_knows_no_torch() -> None:
-    assert not hasattr(mode, "torch")
