@@ -196,7 +196,8 @@ def main() -> None:
         extra = seconds["forward: branch"] - seconds["forward: plain"]
         saved = seconds["change: patch"] - seconds["change: branch"]
         share = max(extra, 0.0) / saved
-        print(f"  branching pays when strengths change at more than {share:.0%} of the steps")
+        when = f"when strengths change at more than {share:.0%} of the steps" if share < 1 else "never here"
+        print(f"  branching pays {when}")
 
 
 if __name__ == "__main__":
