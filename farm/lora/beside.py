@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from farm.errors import Permanent
+from farm.errors import BadRequest, Permanent
 from farm.lora.arithmetic import upload
 from farm.lora.layout import Layer
 from farm.lora.sides import Side
@@ -26,18 +26,22 @@ _Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
+def why_not_beside(layer: Layer, module: nn.Module) -> str:
+    """Why no adapter can act beside this module; "" when one can."""
+    # a convolution that pads in a forward of its own would not be met by ours
+    plain = type(module).forward in [cls.forward for cls in _CONVS]
+    if plain if layer.kind == "conv" else isinstance(module, nn.Linear):
+        return ""
+    return f"{layer.name} is a {type(module).__name__}, beside which no adapter can act"
+
+
 class Beside:
     """A layer that may have a branch. `columns` says whose strength each column of `strengths` is."""
 
     def __init__(self, layer: Layer, module: nn.Module) -> None:
+        if problem := why_not_beside(layer, module):
+            raise BadRequest(problem, "use lora_mode patch", code="no_side_branch")
         self._conv: _Conv | None = module if isinstance(module, _CONVS) else None
-        # a convolution that pads in a forward of its own would not be met by ours
-        plain = type(module).forward in [cls.forward for cls in _CONVS]
-        if not (plain if layer.kind == "conv" else isinstance(module, nn.Linear)):
-            raise Permanent(
-                f"{layer.name} is a {type(module).__name__}, beside which no adapter can act",
-                "use lora_mode patch",
-            )
         self._module = module
         self._shape = layer.shape
         self._groups: int = 1 if self._conv is None else self._conv.groups

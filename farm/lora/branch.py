@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from farm.lora.arithmetic import upload
-from farm.lora.beside import Beside
+from farm.lora.beside import Beside, why_not_beside
 from farm.lora.compiled import refuse_freezing
 from farm.lora.layout import Layer, Layout, Region
 from farm.lora.patcher import PatchReport, layer_module
 from farm.lora.quantised import arithmetic_of
 from farm.lora.schedule import StrengthPlan
-from farm.lora.sides import side_of
+from farm.lora.sides import side_of, why_not
 from farm.lora.tensors import Adapter
 
 #: content of an adapter, and how many of its ranks
@@ -51,6 +51,7 @@ class SideBranch:
 
     def __init__(self, modules: Mapping[str, nn.Module], layout: Layout) -> None:
         """`modules` by component name."""
+        self._layout = layout
         self._called = tuple(modules.values())
         self._components = {
             name: _Component(
@@ -59,6 +60,12 @@ class SideBranch:
             )
             for name, module in modules.items()
         }
+
+    def why_not(self, adapters: Mapping[str, Adapter]) -> str:
+        """Why these adapters cannot act beside the layers of this model, as a sentence; "" when they can."""
+        names = {name for adapter in adapters.values() for name in adapter.deltas}
+        told = (component.why_not(names) for component in self._components.values())
+        return why_not(adapters, self._layout) or next(filter(None, told), "")
 
     def apply(
         self,
@@ -69,7 +76,7 @@ class SideBranch:
     ) -> PatchReport:
         """Make the model act as `plan` wants while `step` is denoised, for all samples of a batch of any size.
 
-        Raises BadRequest when an adapter cannot act beside a layer; see `farm.lora.sides.why_not`.
+        Raises BadRequest when an adapter cannot act beside a layer; see `why_not`.
         """
         return self._assign((Sample(plan=plan, adapters=adapters, step=step),), components, every=True)
 
@@ -124,6 +131,12 @@ class _Component:
         self._values: list[float] = []
         #: strengths of all layers in a row, and for each the position of its value
         self._flat = self._index = torch.empty(0)
+
+    def why_not(self, names: Collection[str]) -> str:
+        """Why a module among these layers cannot have a branch; "" when all can."""
+        layers = [layer for layers in self._regions.values() for layer in layers if layer.name in names]
+        told = (why_not_beside(layer, layer_module(self._root, layer)) for layer in layers)
+        return next(filter(None, told), "")
 
     def assign(self, samples: Sequence[Sample], *, every: bool) -> int:
         """Returns how many layers got other factors or strengths. After an exception nothing is installed."""

@@ -65,7 +65,8 @@ class Pristine:
                 f"{tuple(found.shape)} {found.dtype}",
                 "load the model again",
             )
-        return found.to(like.device)
+        # from pinned memory the host need not wait; the stream orders it before the product that reads it
+        return found.to(like.device, non_blocking=True)
 
     def forget(self, name: str) -> None:
         """Drop the copy of a parameter that has its pristine value now."""

@@ -11,7 +11,6 @@ from farm.lora.compiled import compile_in_place
 from farm.lora.patcher import Patcher, layer_module
 from farm.lora.quantised import is_quantised
 from farm.lora.schedule import StrengthPlan
-from farm.lora.sides import why_not
 from farm.lora.tensors import Adapter
 from farm.models.load import LoadedModel
 from farm.models.sampler import StepMachine
@@ -25,10 +24,9 @@ class MeasuredPatcher:
     """Applies adapters in one of the two ways, and counts the seconds that it takes, wherever in a step it is called."""
 
     def __init__(self, loaded: LoadedModel, device: Device, clock: Clock):
-        self._ways: Mapping[Mode, Patcher | SideBranch] = {
-            "patch": Patcher(loaded.modules, loaded.layout, pristine=where_pristine(device, loaded.bytes)),
-            "branch": SideBranch(loaded.modules, loaded.layout),
-        }
+        patcher = Patcher(loaded.modules, loaded.layout, pristine=where_pristine(device, loaded.bytes))
+        self.branch = SideBranch(loaded.modules, loaded.layout)
+        self._ways: Mapping[Mode, Patcher | SideBranch] = {"patch": patcher, "branch": self.branch}
         self._denoisers = frozenset(loaded.layout.denoisers)
         self._device = device
         self._clock = clock
@@ -84,7 +82,7 @@ class HotModel:
     ):
         self._device = device
         self._tree = tree
-        self._layout = loaded.layout
+        self._denoisers = loaded.layout.denoisers
         self._wish: Wish = lora_mode
         self._no_patch = _why_not_written(loaded)
         if compiled:
@@ -100,13 +98,12 @@ class HotModel:
 
         Raises BadRequest when the setting, or the model, and the adapters do not go together.
         """
-        denoisers = self._layout.denoisers
         touched = {name for adapter in adapters.values() for name in adapter.deltas}
         work = Work(
             steps=plan.steps,
-            changes=changes_of(plan, denoisers),
-            layers=sum(name.split(".", 1)[0] in denoisers for name in touched),
-            no_branch=why_not(adapters, self._layout),
+            changes=changes_of(plan, self._denoisers),
+            layers=sum(name.split(".", 1)[0] in self._denoisers for name in touched),
+            no_branch=self.patcher.branch.why_not(adapters),
             no_patch=self._no_patch if touched else "",
         )
         mode = choose(self._wish, work, self.patcher.rates.costs(batch_key, pictures))

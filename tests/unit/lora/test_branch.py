@@ -21,7 +21,6 @@ from farm.lora.algorithms.lora import LowRank
 from farm.lora.branch import Sample, SideBranch
 from farm.lora.layout import Layer, Layout
 from farm.lora.patcher import Patcher
-from farm.lora.sides import why_not
 from farm.lora.tensors import Adapter, load
 from tests.unit.lora.make import kohya, layout, lora_tensors, modules, rand, write
 from tests.unit.lora.small import SMALL, plan_of, small, small_files
@@ -224,11 +223,28 @@ def test_what_has_no_side_branch_is_refused_by_name(name: str, adapters: dict[st
     ):
         branch.apply(plan_of(SMALL, ("lora", 1.0), (name, 1.0)), adapters, 1)
     assert torch.equal(parts["unet"](x), plain)  # not half of it
-    assert "cannot act beside" in why_not({name: adapters[name]}, SMALL)
+    assert "cannot act beside" in branch.why_not({name: adapters[name]})
 
 
 def test_what_has_one_is_not_refused(adapters: dict[str, Adapter]) -> None:
-    assert why_not({name: adapters[name] for name in BESIDE}, SMALL) == ""
+    assert SideBranch(small(), SMALL).why_not({name: adapters[name] for name in BESIDE}) == ""
+
+
+class Padded(nn.Conv2d):
+    """Pads in a forward of its own, as causal convolutions do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, (1, 1, 1, 1)))
+
+
+def test_a_convolution_with_a_forward_of_its_own_is_refused(adapters: dict[str, Adapter]) -> None:
+    parts = small()
+    parts["unet"].conv = Padded(4, 8, 3)
+    branch = SideBranch(parts, SMALL)
+    assert branch.why_not({"lora": adapters["lora"]}).startswith("unet.conv is a Padded")
+    assert branch.why_not({"loha": adapters["loha"]}) == ""  # which leaves it alone
+    with pytest.raises(BadRequest, match=r"unet\.conv is a Padded, beside which no adapter can act"):
+        branch.apply(plan_of(SMALL, ("lora", 1.0)), adapters, 1)
 
 
 def test_a_batch_of_another_size_is_refused(adapters: dict[str, Adapter]) -> None:
