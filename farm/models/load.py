@@ -48,6 +48,8 @@ class LoadedModel:
     scheduler_config: Config
     #: An empty negative prompt of an XL model is zeros and not the encoding of "".
     zero_negative: bool = False
+    #: diffusers' pipeline object of these modules; None for a model with a UNet
+    pipeline: Any = None
     #: bytes of all weights
     bytes: int = field(default=0)
 

@@ -1,7 +1,8 @@
 """The step machine: samples jobs step by step, each job's state an object of its own, several in one forward pass.
 
 It does what diffusers' own pipelines do with the same modules and schedulers, so that the same seed gives the same
-picture; see docs/explain/step-machine.md for what the split into steps is good for.
+picture; see docs/explain/step-machine.md for what the split into steps is good for. What a family does in its own way
+is in its denoiser (`farm.models.denoisers`).
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
 from farm.errors import BadRequest, Permanent
 from farm.lora.schedule import StrengthPlan
 from farm.models import schedulers
+from farm.models.clip import Clip
 from farm.models.decode import decode, to_images
+from farm.models.denoisers import denoiser_for
 from farm.models.encode import PromptEncoder
 from farm.models.load import LoadedModel
 from farm.models.preview import Previewer
+from farm.models.samplers import check_fits
 from farm.models.state import SampleSpec, SampleState
 from farm.models.strengths import AdapterLike, PatcherLike, weights_key
 
@@ -47,23 +50,21 @@ class StepMachine:
     def __init__(self, model: LoadedModel, patcher: PatcherLike) -> None:
         self.model = model
         self.patcher = patcher
-        self._encoder = PromptEncoder(model, patcher)
+        self._denoiser = denoiser_for(model)
+        self._encoder = PromptEncoder(self._denoiser, model.layout.text_encoders, patcher)
         self._previewer = Previewer(model)
 
     def begin(self, spec: SampleSpec, plan: StrengthPlan, adapters: Mapping[str, AdapterLike]) -> SampleState:
         """Encode the prompts, make the noise: the state before step 1.
 
         Raises:
-            BadRequest: size, steps or sampler do not suit the model.
+            BadRequest: size, frames, steps or sampler do not suit the model.
         """
         self._check(spec, plan, adapters)
-        negative = spec.negative_prompt if self._guided(spec) else None
+        negative = spec.negative_prompt if self._denoiser.guided(spec) else None
         prompts = self._encoder.table(spec.prompt, negative, plan, adapters)
         scheduler = self.scheduler(spec)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in spec.seeds]
-        scale = self.model.scale
-        shape = (len(generators), self.model.latent_channels, spec.height // scale, spec.width // scale)
-        noise = randn_tensor(shape, generator=generators, device=self.model.device, dtype=self.model.dtype)
         return SampleState(
             spec=spec,
             plan=plan,
@@ -73,14 +74,15 @@ class StepMachine:
             scheduler=scheduler,
             fresh=self.scheduler(spec),
             bounds=schedulers.call_bounds(scheduler, spec.steps),
-            latents=noise * scheduler.init_noise_sigma,
+            latents=self._denoiser.start(spec, scheduler, generators),
             generators=generators,
         )
 
     def scheduler(self, spec: SampleSpec) -> Any:
         """Return a fresh scheduler for a run of `spec`."""
         config = self.model.scheduler_config
-        return schedulers.make_scheduler(spec.sampler, config, spec.steps, self.model.device)
+        timing = self._denoiser.timing(spec)
+        return schedulers.make_scheduler(spec.sampler, config, spec.steps, self.model.device, **timing)
 
     @torch.no_grad()
     def step(self, states: Sequence[SampleState]) -> None:
@@ -102,16 +104,21 @@ class StepMachine:
         if broken:
             raise Diverged(broken)
 
-    def finish(self, state: SampleState) -> list[Image.Image]:
-        """Return the pictures, one for each seed."""
+    def finish(self, state: SampleState) -> list[Image.Image] | list[Clip]:
+        """Return the pictures, one for each seed; clips where the family makes videos."""
         if not state.done:
             raise ValueError(f"only {state.step} of {state.steps} steps are done")
-        return to_images(decode(self.model, state.latents))
+        pixels = decode(self.model, self._denoiser.unpack(state.latents, state.spec))
+        fps = self._denoiser.fps
+        if fps is not None:
+            clips = pixels.permute(0, 2, 1, 3, 4)
+            return [Clip(tuple(to_images(frames)), state.spec.fps or fps) for frames in clips]
+        return to_images(pixels[:, :, 0] if pixels.ndim == 5 else pixels)
 
     def preview(self, state: SampleState) -> Image.Image:
         """Return roughly what the first picture will be, at little cost."""
         latents = state.latents if state.denoised is None else state.denoised
-        return self._previewer.image(latents[:1])
+        return self._previewer.image(self._denoiser.unpack(latents[:1], state.spec))
 
     def _check(self, spec: SampleSpec, plan: StrengthPlan, adapters: Mapping[str, AdapterLike]) -> None:
         limits = self.model.info.limits
@@ -123,96 +130,46 @@ class StepMachine:
                     f"a multiple of {multiple}, at least {limits['min_size']}",
                     code="bad_size",
                 )
+        check_fits(spec.sampler, self.model.family)
+        self._check_frames(spec.frames)
         if plan.steps != spec.steps or spec.steps < 1 or not spec.seeds:
             raise ValueError(f"{spec.steps} steps with a plan of {plan.steps} and {len(spec.seeds)} seeds")
         missing = [schedule.sha256[:12] for schedule in plan.adapters if schedule.sha256 not in adapters]
         if missing:
             raise ValueError(f"adapter {missing[0]} is planned but not loaded")
 
-    def _guided(self, spec: SampleSpec) -> bool:
-        """Whether a second, negative pass is made for every picture."""
-        return spec.guidance_scale > 1 and not self.model.guidance_is_told
+    def _check_frames(self, frames: int) -> None:
+        every = self._denoiser.frame_step
+        if frames < 1 or (frames - 1) % every if every else frames != 1:
+            hint = (
+                f"a multiple of {every} and one more, such as {20 * every + 1}"
+                if every
+                else "it makes pictures: 1"
+            )
+            raise BadRequest(f"{frames} frames do not suit {self.model.info.name}", hint, code="bad_frames")
 
     def _group_key(self, state: SampleState) -> Hashable:
+        """Return what states must agree in to share a pass: the shapes of their tensors and the weights."""
         step = min(state.step + 1, state.steps)
-        weights = weights_key(state.plan, state.adapters, step, self.model.layout.denoisers)
-        return tuple(state.latents.shape[1:]), state.prompts.at(step).shape, weights
+        weights = weights_key(state.plan, state.adapters, step, self._denoiser.components(state))
+        spec = state.spec
+        return spec.width, spec.height, spec.frames, self._denoiser.key(state), weights
 
     def _step_group(self, group: Sequence[SampleState]) -> None:
         first = group[0]
-        components = self.model.layout.denoisers
+        components = self._denoiser.components(first)
         self.patcher.apply(first.plan, first.adapters, first.step + 1, components=components)
         targets = {id(state): state.bounds[state.step + 1] for state in group}
         while waiting := [state for state in group if state.calls < targets[id(state)]]:
-            for state, noise in zip(waiting, self._predict(waiting), strict=True):
-                self._advance(state, noise)
-
-    def _predict(self, states: Sequence[SampleState]) -> list[Tensor]:
-        """Return what the UNet predicts for the next call of each state, in one forward pass."""
-        inputs = [self._inputs(state) for state in states]
-        told = {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}
-        options: dict[str, Any] = {}
-        if "text_embeds" in told:
-            options["added_cond_kwargs"] = {name: told[name] for name in ("text_embeds", "time_ids")}
-        if "timestep_cond" in told:
-            options["timestep_cond"] = told["timestep_cond"]
-        predicted = self.model.unet(
-            told["sample"],
-            told["timestep"],
-            encoder_hidden_states=told["encoder_hidden_states"],
-            return_dict=False,
-            **options,
-        )[0]
-        found = []
-        parts = predicted.split([len(one["sample"]) for one in inputs])
-        for state, part in zip(states, parts, strict=True):
-            if not self._guided(state.spec):
-                found.append(part)
-                continue
-            without, with_text = part.chunk(2)
-            found.append(without + state.spec.guidance_scale * (with_text - without))
-        return found
-
-    def _inputs(self, state: SampleState) -> dict[str, Tensor]:
-        """Return the UNet's inputs for one state, the negative half first."""
-        timestep = state.scheduler.timesteps[state.calls]
-        guided = self._guided(state.spec)
-        sample = torch.cat([state.latents] * 2) if guided else state.latents
-        sample = state.scheduler.scale_model_input(sample, timestep)
-        prompts = state.prompts.at(state.step + 1)
-        sides = [prompts.positive] if prompts.negative is None else [prompts.negative, prompts.positive]
-        count = len(state.generators)
-        found = {
-            "sample": sample,
-            # the UNet makes floats of them at once, so states of all samplers fit into one batch
-            "timestep": timestep.to(torch.float32).expand(len(sample)),
-            "encoder_hidden_states": torch.cat([side.tokens.expand(count, -1, -1) for side in sides]),
-        }
-        pooled = [side.pooled.expand(count, -1) for side in sides if side.pooled is not None]
-        if pooled and self.model.unet.config.addition_embed_type == "text_time":
-            size = (state.spec.height, state.spec.width)
-            ids = torch.tensor([[*size, 0, 0, *size]], dtype=self.model.dtype, device=self.model.device)
-            found["text_embeds"] = torch.cat(pooled)
-            found["time_ids"] = ids.expand(len(sample), -1)
-        if self.model.guidance_is_told:
-            found["timestep_cond"] = self._told_guidance(state.spec.guidance_scale).expand(len(sample), -1)
-        return found
-
-    def _told_guidance(self, scale: float) -> Tensor:
-        """Return the guidance scale as consistency models take it: sines and cosines, as of a timestep."""
-        width = int(self.model.unet.config.time_cond_proj_dim)
-        half = width // 2
-        fall = torch.log(torch.tensor(10000.0)) / (half - 1)
-        angles = (scale - 1) * 1000.0 * torch.exp(torch.arange(half, dtype=torch.float32) * -fall)
-        told = torch.cat([angles.sin(), angles.cos(), torch.zeros(width % 2)])
-        return told.to(self.model.device, self.model.dtype)[None]
+            for state, predicted in zip(waiting, self._denoiser.predict(waiting), strict=True):
+                self._advance(state, predicted)
 
     @staticmethod
-    def _advance(state: SampleState, noise: Tensor) -> None:
-        """Take one step of the scheduler with what the UNet predicted."""
+    def _advance(state: SampleState, predicted: Tensor) -> None:
+        """Take one step of the scheduler with what the denoiser predicted."""
         scheduler = state.scheduler
         options = schedulers.step_options(scheduler, state.generators)
-        output = scheduler.step(noise, scheduler.timesteps[state.calls], state.latents, **options)
-        state.denoised = schedulers.denoised(scheduler, output)
+        output = scheduler.step(predicted, scheduler.timesteps[state.calls], state.latents, **options)
+        state.denoised = schedulers.denoised(scheduler, output, state.latents, predicted, state.calls)
         state.latents = output.prev_sample
         state.calls += 1

@@ -16,8 +16,13 @@ LABELS: dict[str, str] = {
     "heun": "Heun",
     "unipc": "UniPC",
     "lcm": "LCM",
+    "flow_euler": "Flow Euler",
 }
 SAMPLERS: tuple[str, ...] = tuple(LABELS)
+#: families that predict noise; every other one predicts the flow from noise to picture
+_NOISE_FAMILIES = ("sd1", "sd2", "sdxl", "demo", "unknown")
+_OF_NOISE = tuple(key for key in SAMPLERS if key != "flow_euler")
+_OF_FLOW = ("flow_euler", "unipc")
 #: other names, after `_plain`
 _OTHER = {
     "eulerancestral": "euler_a",
@@ -28,6 +33,9 @@ _OTHER = {
     "dpm++2mkarras": "dpmpp_2m_karras",
     "dpmsolvermultistep": "dpmpp_2m",
     "unipcmultistep": "unipc",
+    "floweulerdiscrete": "flow_euler",
+    "flowmatcheuler": "flow_euler",
+    "flowmatch": "flow_euler",
 }
 #: sampler of a diffusers scheduler class, for the default of a model
 OF_SCHEDULER = {
@@ -38,6 +46,7 @@ OF_SCHEDULER = {
     "HeunDiscreteScheduler": "heun",
     "UniPCMultistepScheduler": "unipc",
     "LCMScheduler": "lcm",
+    "FlowMatchEulerDiscreteScheduler": "flow_euler",
 }
 
 
@@ -59,6 +68,30 @@ def normalise_sampler(name: str) -> str:
     raise BadRequest.of(
         (Problem(code="unknown_sampler", message=f"unknown sampler {name!r}", hint=hint, pointer="/sampler"),)
     )
+
+
+def fits(family: str) -> tuple[str, ...]:
+    """Return the keys of the samplers that can sample a model of this family.
+
+    >>> fits("flux1"), "euler_a" in fits("sdxl")
+    (('flow_euler', 'unipc'), True)
+    """
+    return _OF_NOISE if family in _NOISE_FAMILIES else _OF_FLOW
+
+
+def check_fits(sampler: str, family: str) -> None:
+    """Raise BadRequest, with the samplers that do fit, when `sampler` cannot sample a model of this family."""
+    keys = fits(family)
+    if sampler not in keys:
+        word = "flow" if keys is _OF_FLOW else "noise"
+        labels = ", ".join(LABELS[key] for key in keys)
+        problem = Problem(
+            code="bad_sampler",
+            message=f"{sampler_label(sampler)} does not fit a {family} model, which predicts {word}",
+            hint=f"one of {labels}",
+            pointer="/sampler",
+        )
+        raise BadRequest.of((problem,))
 
 
 def sampler_label(key: str) -> str:

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,29 +29,39 @@ _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "heun": ("HeunDiscreteScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
     "lcm": ("LCMScheduler", {}),
+    "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}),
 }
+#: fields of a sampler for a model that predicts the flow, beside those of `_CLASSES`
+_FLOW = {"unipc": {"prediction_type": "flow_prediction", "use_flow_sigmas": True}}
 #: Latents are not bounded as pixels are, so a config that does not speak of clipping means none.
 _LATENT = {"clip_sample": False}
 _MISSING = object()
 
 
-def make_scheduler(sampler: str, config: Config, steps: int, device: torch.device) -> Any:
+def make_scheduler(sampler: str, config: Config, steps: int, device: torch.device, **timing: Any) -> Any:
     """Return a scheduler of its own for one run of `steps` steps.
+
+    `timing` is what the family's pipeline tells `set_timesteps` beside the number of steps: `sigmas`, `mu`.
 
     Raises:
         BadRequest: the sampler cannot do this number of steps with this model.
     """
     scheduler = bare_scheduler(sampler, config)
-    options = {}
     if sampler == "lcm":
-        options["original_inference_steps"] = max(steps, scheduler.config.original_inference_steps)
+        timing["original_inference_steps"] = max(steps, scheduler.config.original_inference_steps)
     try:
-        scheduler.set_timesteps(steps, device=device, **options)
+        with np.errstate(invalid="ignore"):
+            scheduler.set_timesteps(steps, device=device, **timing)
     except ValueError as error:
         line = str(error).splitlines()[0][:200]
         raise BadRequest(
             f"{sampler} cannot do {steps} steps: {line}", "ask for fewer steps", code="bad_steps"
         ) from None
+    if bool(torch.isnan(scheduler.timesteps).any()):
+        # a schedule that is stretched to its last step has none to stretch where the first is the last
+        raise BadRequest(
+            f"{sampler} cannot do {steps} steps with this model", "ask for more steps", code="bad_steps"
+        )
     if hasattr(scheduler, "set_begin_index"):
         # otherwise the index is searched by timestep, which fails where the first two are equal
         scheduler.set_begin_index(0)
@@ -60,7 +71,31 @@ def make_scheduler(sampler: str, config: Config, steps: int, device: torch.devic
 def bare_scheduler(sampler: str, config: Config) -> Any:
     """Return the sampler's scheduler for a model with this scheduler config, before it knows of steps."""
     class_name, fixed = _CLASSES[sampler]
-    return getattr(diffusers, class_name).from_config({**_LATENT, **config, **fixed})
+    return getattr(diffusers, class_name).from_config(
+        {**_LATENT, **config, **_flow_fields(sampler, config), **fixed}
+    )
+
+
+def _flow_fields(sampler: str, config: Config) -> dict[str, Any]:
+    """Return the fields that make a sampler one of flows, where the model's config is of a flow.
+
+    The shift of the schedule is called `shift` by one class and `flow_shift` by the others.
+    """
+    of_flow = str(config.get("_class_name", "")).startswith("FlowMatch") or config.get("use_flow_sigmas")
+    if not of_flow:
+        return {}
+    shift = config.get("shift", config.get("flow_shift", 1.0))
+    return {**_FLOW.get(sampler, {}), "shift": shift, "flow_shift": shift}
+
+
+def shift_mu(config: Any, tokens: int) -> float:
+    """Return by how much the schedule is shifted for a picture of `tokens` patches: a line through two points, as in
+    the reference code of Flux.1 and Stable Diffusion 3.
+    """
+    least, most = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    slope = (high - low) / (most - least)
+    return float(tokens * slope + (low - slope * least))
 
 
 def call_bounds(scheduler: Any, steps: int) -> tuple[int, ...]:
@@ -83,8 +118,13 @@ def step_options(scheduler: Any, generators: list[torch.Generator]) -> dict[str,
     return options
 
 
-def denoised(scheduler: Any, output: Any) -> Tensor | None:
-    """Return the picture (as latents) that the model saw in the noise at the last call, where the scheduler keeps it."""
+def denoised(scheduler: Any, output: Any, latents: Tensor, predicted: Tensor, call: int) -> Tensor | None:
+    """Return the picture (as latents) that the model saw in the noise at a call, where it is known.
+
+    `latents` are those before the call and `output` is what the scheduler's step returned.
+    """
+    if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
+        return latents - scheduler.sigmas[call].to(latents) * predicted
     for name in ("denoised", "pred_original_sample"):
         found = getattr(output, name, None)
         if isinstance(found, Tensor):

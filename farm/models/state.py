@@ -38,8 +38,15 @@ class SampleSpec:
     guidance_scale: float
     #: a key of `farm.models.samplers.SAMPLERS`
     sampler: str
-    #: one picture for each
+    #: one picture or clip for each
     seeds: tuple[int, ...]
+    #: guidance of Wan 2.2's low-noise expert; None for that of the other
+    guidance_scale_2: float | None = None
+    #: guidance by a negative prompt in models that are told their `guidance_scale` (Flux.1); 1 is none
+    true_cfg_scale: float = 1.0
+    #: frames of a clip, and how many are shown in a second; 0 for as many as the family has
+    frames: int = 1
+    fps: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -78,6 +85,16 @@ class SampleState:
     @property
     def done(self) -> bool:
         return self.calls >= self.bounds[-1]
+
+    @property
+    def timestep(self) -> Tensor:
+        """Where in the schedule the next model call is: a scalar; that of the last call when all are done."""
+        return self.scheduler.timesteps[min(self.calls, self.bounds[-1] - 1)]
+
+    @property
+    def text(self) -> Prompts:
+        """What the next step is denoised under."""
+        return self.prompts.at(min(self.step + 1, self.steps))
 
     def save(self) -> bytes:
         """Return the state as a safetensors file. Adapters are left out: the plan names their content."""

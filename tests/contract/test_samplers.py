@@ -13,7 +13,7 @@ from farm.lora.schedule import StrengthPlan
 from farm.models.decode import decode
 from farm.models.load import load
 from farm.models.sampler import SampleSpec, SampleState, StepMachine
-from farm.models.samplers import SAMPLERS
+from farm.models.samplers import fits
 from tests.support.patching import NoPatcher
 from tests.support.tiny import tiny_sd15, tiny_sdxl
 
@@ -32,6 +32,7 @@ ZERO_SNR = {
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",
 }
+SAMPLERS = fits("sd1")
 STEPS = 4
 
 

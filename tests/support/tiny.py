@@ -83,7 +83,7 @@ def tiny_sd15(folder: Path, seed: int = 0, *, family: str = "demo", **scheduler:
     Pictures are 64 × 64 unless asked otherwise. `scheduler` fields go into scheduler_config.json, for instance
     `prediction_type="v_prediction"`. `family` is the mark in model_index.json; "" leaves it out.
     """
-    words = _write_tokenizer(folder / "tokenizer", pad="<|endoftext|>")
+    words = write_tokenizer(folder / "tokenizer", pad="<|endoftext|>")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         _save(UNet2DConditionModel(**SD15_UNET), folder / "unet")
@@ -112,8 +112,8 @@ def tiny_sd15(folder: Path, seed: int = 0, *, family: str = "demo", **scheduler:
 
 def tiny_sdxl(folder: Path, seed: int = 0, *, family: str = "sdxl", **scheduler: Any) -> Path:
     """Write a Stable Diffusion XL of 0.8 M weights to `folder` and return it; see `tiny_sd15`."""
-    words = _write_tokenizer(folder / "tokenizer", pad="<|endoftext|>")
-    _write_tokenizer(folder / "tokenizer_2", pad="!")
+    words = write_tokenizer(folder / "tokenizer", pad="<|endoftext|>")
+    write_tokenizer(folder / "tokenizer_2", pad="!")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         first = _text_config(words, hidden=32, act="quick_gelu")
@@ -217,7 +217,7 @@ def _write_scheduler(folder: Path, class_name: str, fields: Mapping[str, Any]) -
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config, indent=2))
 
 
-def _write_tokenizer(folder: Path, *, pad: str) -> int:
+def write_tokenizer(folder: Path, *, pad: str) -> int:
     """Write CLIP's tokenizer files with all bytes and `WORDS`; return the number of tokens."""
     letters = [chr(code) for code in _printable_bytes()]
     tokens = [*letters, *(f"{letter}</w>" for letter in letters)]

@@ -9,7 +9,8 @@ import torch
 from diffusers import DiffusionPipeline
 
 from farm.lora.schedule import StrengthPlan
-from farm.models.encode import PromptEncoder, token_ids
+from farm.models.denoisers.clip import ChunkedTexts, token_ids
+from farm.models.encode import PromptEncoder
 from farm.models.load import LoadedModel, load
 from tests.support.patching import NoPatcher, make_plan
 
@@ -24,6 +25,10 @@ class FakeAdapter:
 
 TEXT = FakeAdapter({"text_encoder.encoder.layers.0.mlp.fc1": None})
 PICTURE = FakeAdapter({"unet.conv_in": None})
+
+
+def encoder_of(loaded: LoadedModel, patcher: NoPatcher) -> PromptEncoder:
+    return PromptEncoder(ChunkedTexts(loaded), loaded.layout.text_encoders, patcher)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +56,7 @@ def test_short_prompts_are_encoded_as_diffusers_does(
         do_classifier_free_guidance=True,
         negative_prompt=negative,
     )
-    row = PromptEncoder(loaded, NoPatcher()).table(prompt, negative, StrengthPlan(steps=1), {}).at(1)
+    row = encoder_of(loaded, NoPatcher()).table(prompt, negative, StrengthPlan(steps=1), {}).at(1)
     assert row.negative is not None
     assert torch.equal(row.positive.tokens, theirs[0])
     assert torch.equal(row.negative.tokens, theirs[1])
@@ -74,7 +79,7 @@ def test_a_long_prompt_is_encoded_in_chunks_of_75_tokens(model: LoadedModel) -> 
 
 
 def test_the_shorter_prompt_is_filled_up(xl: LoadedModel) -> None:
-    encoder = PromptEncoder(xl, NoPatcher())
+    encoder = encoder_of(xl, NoPatcher())
     long = f"{LETTERS} {LETTERS}"
     row = encoder.table("a fox", long, StrengthPlan(steps=1), {}).at(1)
     assert row.negative is not None
@@ -85,17 +90,17 @@ def test_the_shorter_prompt_is_filled_up(xl: LoadedModel) -> None:
 
 
 def test_an_empty_negative_prompt_of_an_xl_model_is_zeros(xl: LoadedModel, model: LoadedModel) -> None:
-    row = PromptEncoder(xl, NoPatcher()).table("a fox", "", StrengthPlan(steps=1), {}).at(1)
+    row = encoder_of(xl, NoPatcher()).table("a fox", "", StrengthPlan(steps=1), {}).at(1)
     assert row.negative is not None
     assert not row.negative.tokens.any()
-    row = PromptEncoder(model, NoPatcher()).table("a fox", "", StrengthPlan(steps=1), {}).at(1)
+    row = encoder_of(model, NoPatcher()).table("a fox", "", StrengthPlan(steps=1), {}).at(1)
     assert row.negative is not None
     assert row.negative.tokens.any()
 
 
 def test_once_per_strength_that_occurs(model: LoadedModel) -> None:
     patcher = NoPatcher()
-    encoder = PromptEncoder(model, patcher)
+    encoder = encoder_of(model, patcher)
     plan = make_plan(model.layout, 6, a=(0.5, 0.5, 0.8, 0.8, 0.5, 0.0), b=1.0)
     table = encoder.table("a fox", "", plan, {"a": TEXT, "b": PICTURE})
     assert table.row_of_step == (0, 0, 1, 1, 0, 2)
@@ -105,13 +110,13 @@ def test_once_per_strength_that_occurs(model: LoadedModel) -> None:
 def test_a_curve_that_only_the_denoiser_feels_encodes_once(model: LoadedModel) -> None:
     patcher = NoPatcher()
     plan = make_plan(model.layout, 4, a=(0.1, 0.2, 0.3, 0.4))
-    table = PromptEncoder(model, patcher).table("a fox", "", plan, {"a": PICTURE})
+    table = encoder_of(model, patcher).table("a fox", "", plan, {"a": PICTURE})
     assert len(table.rows) == 1
 
 
 def test_the_same_prompt_is_not_encoded_again(model: LoadedModel) -> None:
     patcher = NoPatcher()
-    encoder = PromptEncoder(model, patcher)
+    encoder = encoder_of(model, patcher)
     plan = make_plan(model.layout, 4, a=0.5)
     first = encoder.table("a fox", "", plan, {"a": TEXT}).at(1)
     again = encoder.table("a fox", "", plan, {"a": TEXT}).at(4)

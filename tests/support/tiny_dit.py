@@ -1,0 +1,349 @@
+"""Tiny random pipelines of the transformer families: real classes and layer names, small widths, tokenizers made here.
+
+Each builder returns diffusers' own pipeline object in memory, in float32; `write` saves it as a folder. The same seed
+gives the same weights. Pictures are `SIZE` pixels a side unless asked otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLQwenImage,
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
+from tokenizers import pre_tokenizers
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+from tests.support.tiny import WORDS, write_tokenizer
+
+SIZE = 32
+#: width of all text encoders
+_TEXT = 32
+_CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tiny_sd3(folder: Path, seed: int = 0, *, shifted: bool = False) -> StableDiffusion3Pipeline:
+    """Stable Diffusion 3.5: one block with a second attention. `shifted`: the schedule depends on the size."""
+    torch.manual_seed(seed)
+    transformer = SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=48,
+        caption_projection_dim=32,
+        pooled_projection_dim=32,
+        pos_embed_max_size=24,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    tokenizer = _clip_tokenizer(folder)
+    fields = {"use_dynamic_shifting": True} if shifted else {"shift": 3.0}
+    return StableDiffusion3Pipeline(
+        transformer=_filled(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(**fields),
+        vae=_vae(),
+        text_encoder=CLIPTextModelWithProjection(_clip_config(tokenizer, 16)),
+        tokenizer=tokenizer,
+        text_encoder_2=CLIPTextModelWithProjection(_clip_config(tokenizer, 16)),
+        tokenizer_2=tokenizer,
+        text_encoder_3=T5EncoderModel(_t5_config(T5Config, 48)),
+        tokenizer_3=_t5_tokenizer(),
+    )
+
+
+def tiny_flux(folder: Path, seed: int = 0, *, told: bool = True) -> FluxPipeline:
+    """Flux.1 dev, or with `told=False` schnell, which takes no guidance and no shift by size."""
+    torch.manual_seed(seed)
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=_TEXT,
+        pooled_projection_dim=16,
+        guidance_embeds=told,
+        axes_dims_rope=(4, 6, 6),
+    )
+    tokenizer = _clip_tokenizer(folder)
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0 if told else 1.0, use_dynamic_shifting=told),
+        vae=_vae(),
+        text_encoder=CLIPTextModel(_clip_config(tokenizer, 16)),
+        tokenizer=tokenizer,
+        text_encoder_2=T5EncoderModel(_t5_config(T5Config, _TEXT)),
+        tokenizer_2=_t5_tokenizer(),
+        transformer=_filled(transformer),
+    )
+
+
+def tiny_qwenimage(folder: Path, seed: int = 0) -> QwenImagePipeline:
+    """Qwen-Image; its text encoder's eyes are there and never used."""
+    torch.manual_seed(seed)
+    tokenizer = _qwen_tokenizer()
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=_TEXT,
+        axes_dims_rope=(4, 6, 6),
+    )
+    config = Qwen2_5_VLConfig(
+        text_config={**_qwen_fields(tokenizer), "rope_parameters": _rope({"mrope_section": [1, 1, 2]})},
+        vision_config={
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": 2,
+            "out_hidden_size": _TEXT,
+            "fullatt_block_indexes": [0],
+        },
+    )
+    vae = AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.1, -0.2, 0.0, 0.3],
+        latents_std=[1.1, 0.9, 1.5, 1.2],
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02
+    )
+    return QwenImagePipeline(
+        scheduler=scheduler,
+        vae=vae,
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config),
+        tokenizer=tokenizer,
+        transformer=_filled(transformer),
+    )
+
+
+def tiny_zimage(folder: Path, seed: int = 0) -> ZImagePipeline:
+    """Z-Image."""
+    torch.manual_seed(seed)
+    tokenizer = _qwen_tokenizer()
+    tokenizer.chat_template = _CHAT
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=_TEXT,
+        axes_dims=[4, 6, 6],
+        axes_lens=[1024, 64, 64],
+    )
+    return ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(),
+        text_encoder=Qwen3Model(Qwen3Config(**_qwen_fields(tokenizer), rope_parameters=_rope({}))),
+        tokenizer=tokenizer,
+        transformer=_filled(transformer),
+    )
+
+
+def tiny_wan(
+    folder: Path, seed: int = 0, *, boundary: float | None = 0.8, expand: bool = False
+) -> WanPipeline:
+    """Wan 2.2 of two experts; with `boundary=None` Wan 2.1, with `expand` Wan 2.2 of 5 B and its times by patch."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKLWan(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.1, -0.2, 0.0, 0.3],
+        latents_std=[1.1, 0.9, 1.5, 1.2],
+        scale_factor_temporal=2,
+        scale_factor_spatial=4,
+    )
+    experts = [
+        _filled(
+            WanTransformer3DModel(
+                num_attention_heads=2,
+                attention_head_dim=12,
+                in_channels=4,
+                out_channels=4,
+                text_dim=_TEXT,
+                freq_dim=16,
+                ffn_dim=32,
+                num_layers=2,
+                rope_max_seq_len=64,
+            )
+        )
+        for _ in range(1 if boundary is None else 2)
+    ]
+    return WanPipeline(
+        tokenizer=_t5_tokenizer(),
+        text_encoder=UMT5EncoderModel(_t5_config(UMT5Config, _TEXT)),
+        vae=vae,
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+        transformer=experts[0],
+        transformer_2=None if boundary is None else experts[1],
+        boundary_ratio=boundary,
+        expand_timesteps=expand,
+    )
+
+
+#: builder of each family's usual model; the folder is for tokenizer files
+BUILDERS: Mapping[str, Callable[[Path], Any]] = {
+    "sd3": tiny_sd3,
+    "flux1": tiny_flux,
+    "qwenimage": tiny_qwenimage,
+    "zimage": tiny_zimage,
+    "wan": tiny_wan,
+}
+
+
+def write(family: str, folder: Path) -> Path:
+    """Write the family's usual tiny model to `folder` as `from_pretrained` reads it, and return it."""
+    pipeline = BUILDERS[family](folder)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def _filled(module: nn.Module) -> Any:
+    """Give weights that start as zeros a value, so that every layer counts in the picture."""
+    for parameter in module.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            nn.init.normal_(parameter, std=0.2)
+    return module.eval()
+
+
+def _vae() -> AutoencoderKL:
+    """A VAE that makes 2 pixels of each latent."""
+    return AutoencoderKL(
+        sample_size=SIZE,
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+
+
+def _clip_tokenizer(folder: Path) -> CLIPTokenizer:
+    place = folder / "clip"
+    write_tokenizer(place, pad="<|endoftext|>")
+    return CLIPTokenizer.from_pretrained(place, local_files_only=True)
+
+
+def _clip_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _t5_tokenizer() -> T5Tokenizer:
+    letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+    pieces = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")]
+    pieces += [("▁", -3.0), *((letter, -4.0) for letter in letters)]
+    pieces += [(f"▁{word}", -2.0) for word in WORDS]
+    return T5Tokenizer(vocab=pieces, extra_ids=0)
+
+
+def _t5_config(config: Any, width: int) -> Any:
+    return config(
+        vocab_size=128,
+        d_model=width,
+        d_kv=8,
+        d_ff=16,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )
+
+
+def _qwen_tokenizer() -> Qwen2Tokenizer:
+    """All bytes, and the marks of a conversation."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    marks = ["<|im_start|>", "<|im_end|>"]
+    tokens: Iterable[str] = (*letters, "<|endoftext|>")
+    return Qwen2Tokenizer(
+        vocab={token: number for number, token in enumerate(tokens)},
+        merges=[],
+        additional_special_tokens=marks,
+        model_max_length=4096,
+    )
+
+
+def _qwen_fields(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": _TEXT,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 4096,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+
+
+def _rope(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": 10000.0, **fields}
