@@ -14,16 +14,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from farm.errors import BadRequest, Permanent
+from farm.errors import Permanent
 from farm.lora.schedule import StrengthPlan
 from farm.models import schedulers
+from farm.models.asked import check_asked
 from farm.models.clip import Clip
 from farm.models.decode import decode, to_images
 from farm.models.denoisers import denoiser_for
 from farm.models.encode import PromptEncoder
 from farm.models.load import LoadedModel
 from farm.models.preview import Previewer
-from farm.models.samplers import check_fits
 from farm.models.state import SampleSpec, SampleState
 from farm.models.strengths import AdapterLike, PatcherLike, weights_key
 
@@ -60,7 +60,7 @@ class StepMachine:
         Raises:
             BadRequest: size, frames, steps or sampler do not suit the model.
         """
-        self._check(spec, plan, adapters)
+        check_asked(self.model, spec, plan, adapters, frame_step=self._denoiser.frame_step)
         negative = spec.negative_prompt if self._denoiser.guided(spec) else None
         prompts = self._encoder.table(spec.prompt, negative, plan, adapters)
         scheduler = self.scheduler(spec)
@@ -119,34 +119,6 @@ class StepMachine:
         """Return roughly what the first picture will be, at little cost."""
         latents = state.latents if state.denoised is None else state.denoised
         return self._previewer.image(self._denoiser.unpack(latents[:1], state.spec))
-
-    def _check(self, spec: SampleSpec, plan: StrengthPlan, adapters: Mapping[str, AdapterLike]) -> None:
-        limits = self.model.info.limits
-        multiple = limits["multiple_of"]
-        for name, value in (("width", spec.width), ("height", spec.height)):
-            if value % multiple or value < limits["min_size"]:
-                raise BadRequest(
-                    f"{name} {value} does not suit {self.model.info.name}",
-                    f"a multiple of {multiple}, at least {limits['min_size']}",
-                    code="bad_size",
-                )
-        check_fits(spec.sampler, self.model.family)
-        self._check_frames(spec.frames)
-        if plan.steps != spec.steps or spec.steps < 1 or not spec.seeds:
-            raise ValueError(f"{spec.steps} steps with a plan of {plan.steps} and {len(spec.seeds)} seeds")
-        missing = [schedule.sha256[:12] for schedule in plan.adapters if schedule.sha256 not in adapters]
-        if missing:
-            raise ValueError(f"adapter {missing[0]} is planned but not loaded")
-
-    def _check_frames(self, frames: int) -> None:
-        every = self._denoiser.frame_step
-        if frames < 1 or (frames - 1) % every if every else frames != 1:
-            hint = (
-                f"a multiple of {every} and one more, such as {20 * every + 1}"
-                if every
-                else "it makes pictures: 1"
-            )
-            raise BadRequest(f"{frames} frames do not suit {self.model.info.name}", hint, code="bad_frames")
 
     def _group_key(self, state: SampleState) -> Hashable:
         """Return what states must agree in to share a pass: the shapes of their tensors and the weights."""

@@ -1,4 +1,4 @@
-"""A loaded base model with its patcher and step machine, as the sampling thread keeps it between jobs."""
+"""A loaded base model with its patcher and the machine that samples it, as the sampling thread keeps it between jobs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from farm.clock import Clock
 from farm.lora.patcher import Patcher
 from farm.lora.schedule import StrengthPlan
 from farm.models.load import LoadedModel
-from farm.models.sampler import StepMachine
+from farm.models.machines import Machine, machine_for
 from farm.store.trees import Tree
 from farm.worker.device import Device
 
@@ -52,7 +52,7 @@ class HotModel:
         self.patcher = MeasuredPatcher(
             Patcher(loaded.modules, loaded.layout, pristine=where_pristine(device, loaded.bytes)), clock
         )
-        self.machine: StepMachine | None = StepMachine(loaded, self.patcher)
+        self.machine: Machine | None = machine_for(loaded, self.patcher)
 
     def close(self) -> None:
         self._tree.close()

@@ -20,7 +20,7 @@ from farm.clock import Clock
 from farm.errors import Permanent
 from farm.jobs.states import Stage
 from farm.lora.tensors import Adapter
-from farm.models.sampler import SampleState
+from farm.models.machines import State
 from farm.store.trees import Tree
 from farm.worker.device import Device, in_words, is_out_of_memory, needed_bytes
 from farm.worker.effects import Effects
@@ -191,7 +191,7 @@ class Sampler:
         timings.seconds[Stage.PATCHING] += patching
         return pictures
 
-    def _step(self, work: Prepared, hot: HotModel, state: SampleState, pictures: int, done: int) -> None:
+    def _step(self, work: Prepared, hot: HotModel, state: State, pictures: int, done: int) -> None:
         machine, held = hot.machine, work.held
         assert machine is not None
         held.check()
