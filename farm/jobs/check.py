@@ -50,12 +50,13 @@ def _texts(spec: JobSpec, limits: Limits) -> Iterator[Problem]:
 def _size(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> Iterator[Problem]:
     multiple = math.lcm(MULTIPLE_OF, int(model_limits.get("multiple_of", MULTIPLE_OF)))
     least = max(limits.min_side, int(model_limits.get("min_size", 0)))
+    most = min(limits.max_side, int(model_limits.get("max_size", limits.max_side)))
     good = True
     for field in ("width", "height"):
         side = getattr(spec, field)
-        if not least <= side <= limits.max_side:
+        if not least <= side <= most:
             good = False
-            yield _bad(field, f"{side} pixels", f"give {least} to {limits.max_side}", "out_of_bounds")
+            yield _bad(field, f"{side} pixels", f"give {least} to {most}", "out_of_bounds")
         elif side % multiple:
             good = False
             down = side - side % multiple

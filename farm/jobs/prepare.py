@@ -20,7 +20,7 @@ from farm.jobs.models import ModelRow
 from farm.jobs.spec import JobSpec, parse_spec
 from farm.lora.formats.inspect import AdapterInfo
 from farm.lora.schedule import StrengthPlan
-from farm.models.families import normalise_sampler
+from farm.models.samplers import check_fits, normalise_sampler
 from farm.prompt import explain as explaining
 from farm.prompt import triggers
 from farm.prompt.tags import ParsedPrompt, parse
@@ -181,6 +181,8 @@ class Preparer:
             values["model"] = model.name
         try:
             values["sampler"] = normalise_sampler(asked.sampler or defaults["sampler"])
+            if model is not None:
+                check_fits(values["sampler"], model.family)
         except BadRequest as error:
             problems += error.problems
         return asked.model_copy(update=values)

@@ -9,22 +9,21 @@ from typing import Any
 
 from farm.errors import BadRequest
 from farm.lora.layout import Layer, Layout
-from farm.models import checkpoints, folders
-from farm.models.layouts import clip, known, unet
+from farm.models import checkpoints, defaults, folders, vaes
+from farm.models.layouts import known
 from farm.models.layouts.blocks import Config, collect
-from farm.models.samplers import OF_SCHEDULER, SAMPLERS, normalise_sampler, sampler_label
+from farm.models.layouts.classes import DENOISERS, ENCODERS
+from farm.models.registry import PIPELINES, Pipeline
+from farm.models.samplers import SAMPLERS, normalise_sampler, sampler_label
 
 __all__ = ["SAMPLERS", "ModelInfo", "describe", "layout", "normalise_sampler", "sampler_label"]
 
 #: family by the width of the text that the UNet attends to
 WIDTHS: Mapping[int, str] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-#: Words that model_index.json may put in `_farm_family`, where the configs do not tell.
+#: Words that model_index.json may put in `_farm_family`, where the configs of a UNet do not tell.
 MARKS = ("demo", "sd1", "sd2", "sdxl")
-#: Pipelines that our step machine does the work of.
-PIPELINES = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline", "StableDiffusionXLPipeline")
-_CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
-_GUIDANCE = {"sdxl": 5.0}
-_STEPS = {"demo": 20}
+#: components that denoise, and the class that they have where a config does not say
+DENOISING: Mapping[str, str] = {"unet": "UNet2DConditionModel", "transformer": "", "transformer_2": ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,20 +32,28 @@ class ModelInfo:
 
     #: name of the folder or file
     name: str
-    #: a `base_model` word: `sd1`, `sd2`, `sdxl`, `demo`, `unknown`
+    #: a `base_model` word: `sd1`, `flux1`, `demo`, `unknown`, …
     family: str
     #: `diffusers` for a folder, `ldm` for a single checkpoint file
     format: str
     #: class of the pipeline that would run it
     pipeline: str
     configs: Mapping[str, Config]
-    #: width, height, steps, guidance_scale, sampler, negative_prompt: what is used where a job says nothing
+    #: width, height, steps, guidance_scale, sampler, negative_prompt, of videos also frames and fps: what is used where a
+    #: job says nothing
     defaults: Mapping[str, Any]
-    #: multiple_of and min_size of width and height; max_steps
+    #: multiple_of, min_size and, for some, max_size of width and height; max_steps; of videos frame_step: the number of
+    #: frames is a multiple of it and one more
     limits: Mapping[str, int]
     #: files that a worker needs, relative to the folder; the file itself for a checkpoint
     files: tuple[str, ...]
     bytes: int
+    #: components that denoise, in the order of a run
+    denoisers: tuple[str, ...] = ("unet",)
+    #: whether it makes videos
+    video: bool = False
+    #: parts that the pipeline names and Farm does not use
+    unused: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,51 +78,87 @@ def layout(family: str, configs: Mapping[str, Config]) -> Layout:
     Raises:
         BadRequest: the configs are of a model that Farm cannot lay out.
     """
-    if "unet" not in configs:
-        raise BadRequest(f"a {family} model without a UNet has no layout yet", code="unsupported_model")
-    encoders = tuple(name for name in ("text_encoder", "text_encoder_2") if name in configs)
+    denoisers = denoisers_in(configs)
+    if not denoisers:
+        raise BadRequest(f"a {family} model without a denoiser has no layout", code="unsupported_model")
+    encoders = tuple(name for name in folders.TOKENIZERS if name in configs)
     layers: dict[str, Layer] = {}
     for name in encoders:
         class_name = configs[name].get("_class_name", "CLIPTextModel")
-        if class_name not in clip.CLASSES:
+        if class_name not in ENCODERS:
             raise BadRequest(
-                f"{name} is a {class_name}, Farm knows {' and '.join(clip.CLASSES)}", code="unsupported_model"
+                f"{name} is a {class_name}, Farm knows {', '.join(ENCODERS)}", code="unsupported_model"
             )
-        layers |= collect(clip.layers(configs[name], name, projection=class_name != "CLIPTextModel"))
-    layers |= collect(unet.layers(configs["unet"]))
-    return Layout(
-        family=family,
-        denoisers=("unet",),
-        text_encoders=encoders,
-        blocks=unet.labels(configs["unet"]),
-        layers=layers,
-    )
+        layers |= collect(ENCODERS[class_name](configs[name], name))
+    labels: tuple[str, ...] = ()
+    for name in denoisers:
+        class_name = configs[name].get("_class_name", DENOISING[name])
+        if class_name not in DENOISERS:
+            raise BadRequest(
+                f"{name} is a {class_name}, Farm knows {', '.join(DENOISERS)}", code="unsupported_model"
+            )
+        denoiser = DENOISERS[class_name]
+        layers |= collect(denoiser.layers(configs[name], name))
+        blocks = denoiser.labels(configs[name])
+        if labels and blocks != labels:
+            raise BadRequest(
+                f"{denoisers[0]} has {len(labels)} blocks and {name} {len(blocks)}: two experts are made alike",
+                code="unsupported_model",
+            )
+        labels = blocks
+    return Layout(family=family, denoisers=denoisers, text_encoders=encoders, blocks=labels, layers=layers)
+
+
+def denoisers_in(configs: Mapping[str, Config]) -> tuple[str, ...]:
+    """Return the components that denoise, in the order of a run."""
+    return tuple(name for name in DENOISING if name in configs)
 
 
 def _describe_folder(path: Path) -> ModelInfo:
-    folder = folders.read_folder(path)
-    if folder.pipeline not in PIPELINES:
+    name = str(folders.read_index(path).get("_class_name", ""))
+    pipeline = PIPELINES.get(name)
+    if pipeline is None:
         raise BadRequest(
-            f"{path.name} is a {folder.pipeline or 'pipeline without a name'}, which Farm does not run yet",
+            f"{path.name} is a {name or 'pipeline without a name'}, which Farm does not run yet",
             f"it runs {', '.join(PIPELINES)}",
             code="unsupported_model",
         )
-    for name in ("unet", "vae", "text_encoder", "scheduler"):
-        if name not in folder.configs:
-            raise BadRequest(f"{path.name}: model_index.json names no {name}", code="bad_model")
-        found = folder.configs[name].get("_class_name")
-        if _CLASSES.get(name, found) != found:
+    folder = folders.read_folder(path)
+    _check_parts(path.name, pipeline, folder.configs)
+    return _info(
+        path,
+        name,
+        family=_family(pipeline, folder),
+        format="diffusers",
+        configs=folder.configs,
+        files=folder.files,
+        index=folder.index,
+        unused=folder.unused,
+    )
+
+
+def _check_parts(name: str, pipeline: Pipeline, configs: Mapping[str, Config]) -> None:
+    """Refuse a folder that lacks a part, or has one of another class."""
+    classes = {
+        **pipeline.encoders,
+        **dict.fromkeys(pipeline.denoisers, (pipeline.denoiser,)),
+        "vae": (pipeline.vae,),
+    }
+    for part in (*classes, "scheduler"):
+        if part not in configs:
+            if part in pipeline.optional:
+                continue
             raise BadRequest(
-                f"{path.name}: its {name} is a {found}, Farm runs {_CLASSES[name]}", code="unsupported_model"
+                f"{name}: model_index.json names no {part}",
+                "the pipeline needs it: copy the whole model",
+                code="bad_model",
             )
-    mark = folder.index.get("_farm_family")
-    if mark is not None and mark not in MARKS:
-        raise BadRequest(
-            f"model_index.json: _farm_family is {mark!r}, wanted {', '.join(MARKS)}", code="bad_model"
-        )
-    family = mark or _family(folder.configs)
-    asked = folder.index.get("_farm_defaults", {})
-    return _info(path, family, "diffusers", folder.pipeline, folder.configs, folder.files, asked)
+        found = configs[part].get("_class_name")
+        if part in classes and found not in classes[part]:
+            raise BadRequest(
+                f"{name}: its {part} is a {found}, Farm runs {' or '.join(classes[part])}",
+                code="unsupported_model",
+            )
 
 
 def checkpoint_in(path: Path) -> Path:
@@ -141,78 +184,79 @@ def _describe_checkpoint(path: Path) -> ModelInfo:
         ) from None
     configs = {**known.BY_FAMILY[family]}
     configs["scheduler"] = {**configs["scheduler"], **scheduler}
-    pipeline = "StableDiffusionXLPipeline" if family == "sdxl" else "StableDiffusionPipeline"
-    return _info(path, family, "ldm", pipeline, configs, (path.name, *tokenizer), {})
+    name = "StableDiffusionXLPipeline" if family == "sdxl" else "StableDiffusionPipeline"
+    return _info(
+        path,
+        name,
+        family=family,
+        format="ldm",
+        configs=configs,
+        files=(path.name, *tokenizer),
+        index={},
+        unused=(),
+    )
 
 
 def _info(
     path: Path,
+    name: str,
+    *,
     family: str,
-    kind: str,
-    pipeline: str,
+    format: str,
     configs: Mapping[str, Config],
     files: tuple[str, ...],
-    asked: Mapping[str, Any],
+    index: Config,
+    unused: tuple[str, ...],
 ) -> ModelInfo:
+    pipeline = PIPELINES[name]
+    _check_channels(path.name, pipeline, configs)
     layout(family, configs)
-    latent_channels = int(configs["vae"].get("latent_channels", 4))
-    taken = int(configs["unet"].get("in_channels", 4))
-    if taken != latent_channels:
-        raise BadRequest(
-            f"{path.name}: its UNet takes {taken} channels, its VAE makes {latent_channels}; inpainting and edit "
-            "models are not run yet",
-            code="unsupported_model",
-        )
     root = path if path.is_dir() else path.parent
     return ModelInfo(
         name=path.stem if path.is_file() else path.name,
         family=family,
-        format=kind,
-        pipeline=pipeline,
+        format=format,
+        pipeline=name,
         configs=configs,
-        defaults={**_defaults(family, configs), **asked},
-        limits=_limits(configs),
+        defaults=defaults.defaults(family, pipeline, configs, index),
+        limits=defaults.limits(pipeline, configs),
         files=files,
         bytes=sum((root / file).stat().st_size for file in files),
+        denoisers=denoisers_in(configs),
+        video=pipeline.video,
+        unused=unused,
     )
 
 
-def _family(configs: Mapping[str, Config]) -> str:
-    width = configs["unet"].get("cross_attention_dim")
+def _check_channels(name: str, pipeline: Pipeline, configs: Mapping[str, Config]) -> None:
+    """Refuse a model that takes more than the picture that becomes: an original to edit, a mask, a first frame."""
+    made = vaes.scale(configs["vae"]).channels
+    for part in denoisers_in(configs):
+        taken = configs[part].get("in_channels", DENOISERS[pipeline.denoiser].defaults["in_channels"])
+        if taken != made * pipeline.packed:
+            raise BadRequest(
+                f"{name}: its {part} takes {taken} channels, its VAE makes {made}"
+                f"{f' for each of {pipeline.packed} packed latents' if pipeline.packed > 1 else ''}; inpainting and "
+                "edit models are not run yet",
+                code="unsupported_model",
+            )
+
+
+def _family(pipeline: Pipeline, folder: folders.Folder) -> str:
+    marks = MARKS if pipeline.family is None else (pipeline.family,)
+    mark = folder.index.get("_farm_family")
+    if mark is not None and mark not in marks:
+        raise BadRequest(
+            f"model_index.json: _farm_family is {mark!r}, wanted {', '.join(marks)}", code="bad_model"
+        )
+    if mark or pipeline.family:
+        return str(mark or pipeline.family)
+    width = folder.configs["unet"].get("cross_attention_dim")
     family = WIDTHS.get(width, "unknown") if isinstance(width, int) else "unknown"
-    two_encoders = "text_encoder_2" in configs
+    two_encoders = "text_encoder_2" in folder.configs
     return family if two_encoders == (family == "sdxl") else "unknown"
 
 
 def scale_of(configs: Mapping[str, Config]) -> int:
     """Return how many pixels one latent is wide: 8 for Stable Diffusion."""
-    return int(2 ** (len(configs["vae"].get("block_out_channels", (64,))) - 1))
-
-
-def _defaults(family: str, configs: Mapping[str, Config]) -> dict[str, Any]:
-    size = configs["unet"].get("sample_size") or 64
-    high, wide = size if isinstance(size, list | tuple) else (size, size)
-    scheduler = configs["scheduler"]
-    sampler = OF_SCHEDULER.get(str(scheduler.get("_class_name")), "dpmpp_2m")
-    if sampler == "dpmpp_2m" and scheduler.get("use_karras_sigmas"):
-        sampler = "dpmpp_2m_karras"
-    quick = sampler == "lcm"
-    told = configs["unet"].get("time_cond_proj_dim") is not None
-    return {
-        "width": int(wide) * scale_of(configs),
-        "height": int(high) * scale_of(configs),
-        "steps": 6 if quick else _STEPS.get(family, 25),
-        "guidance_scale": (8.5 if told else 1.0) if quick else _GUIDANCE.get(family, 7.5),
-        "sampler": sampler,
-        "negative_prompt": "",
-    }
-
-
-def _limits(configs: Mapping[str, Config]) -> dict[str, int]:
-    scale = scale_of(configs)
-    levels = len(configs["unet"].get("block_out_channels", (320, 640, 1280, 1280)))
-    return {
-        "multiple_of": scale,
-        "min_size": scale * 2 ** (levels - 1),
-        "max_steps": int(configs["scheduler"].get("num_train_timesteps", 1000)),
-    }
+    return vaes.scale(configs["vae"]).spatial

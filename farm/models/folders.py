@@ -12,14 +12,34 @@ from farm.errors import BadRequest
 from farm.models.layouts.blocks import Config
 
 INDEX = "model_index.json"
+_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 #: Components whose configs we read, with the stem of their weights; what else a folder holds stays unused.
 WEIGHTS: Mapping[str, str] = {
     "unet": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "text_encoder_2": "model",
+    "transformer": "diffusion_pytorch_model",
+    "transformer_2": "diffusion_pytorch_model",
+    **dict.fromkeys(_ENCODERS, "model"),
     "vae": "diffusion_pytorch_model",
 }
-TOKENIZERS: Mapping[str, str] = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+TOKENIZERS: Mapping[str, str] = {name: name.replace("text_encoder", "tokenizer") for name in _ENCODERS}
+#: Files of tokenizers, and of processors that stand in for one; one of the sets is needed, the rest comes along.
+_VOCABULARIES = (
+    {"tokenizer.json"},
+    {"vocab.json", "merges.txt"},
+    {"spiece.model"},
+    {"tokenizer.model"},
+    {"tekken.json"},
+)
+_BESIDE = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+)
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _MAX_JSON_BYTES = 4 * 1024 * 1024
 
@@ -37,6 +57,8 @@ class Folder:
     files: tuple[str, ...]
     #: variant of each component's weights, such as `fp16`; "" for plain names
     variants: Mapping[str, str]
+    #: parts that the pipeline names and Farm does not use: safety checkers, encoders of pictures
+    unused: tuple[str, ...]
 
 
 def read_folder(path: Path) -> Folder:
@@ -45,13 +67,14 @@ def read_folder(path: Path) -> Folder:
     Raises:
         BadRequest: it is no diffusers folder, lacks a file, or keeps its weights in pickle files.
     """
-    index = _read_index(path)
-    pipeline = str(index.get("_class_name", ""))
+    index = read_index(path)
     configs: dict[str, Config] = {}
     files: list[str] = [INDEX]
     variants: dict[str, str] = {}
+    named = {name: _class_in(index, name) for name in index}
+    used = {"scheduler", *WEIGHTS, *TOKENIZERS.values()}
     for name, stem in WEIGHTS.items():
-        class_name = _class_in(index, name)
+        class_name = named.get(name)
         if class_name is None:
             continue
         configs[name] = {**read_json(path / name / "config.json"), "_class_name": class_name}
@@ -60,13 +83,20 @@ def read_folder(path: Path) -> Folder:
     for encoder, tokenizer in TOKENIZERS.items():
         if encoder in configs:
             files += tokenizer_files(path, tokenizer)
-    if _class_in(index, "scheduler") is not None:
+    if named.get("scheduler") is not None:
         configs["scheduler"] = {
-            "_class_name": _class_in(index, "scheduler"),
+            "_class_name": named["scheduler"],
             **read_json(path / "scheduler" / "scheduler_config.json"),
         }
         files.append("scheduler/scheduler_config.json")
-    return Folder(pipeline=pipeline, index=index, configs=configs, files=tuple(files), variants=variants)
+    return Folder(
+        pipeline=str(index.get("_class_name", "")),
+        index=index,
+        configs=configs,
+        files=tuple(files),
+        variants=variants,
+        unused=tuple(name for name, found in named.items() if found is not None and name not in used),
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -89,7 +119,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _read_index(path: Path) -> dict[str, Any]:
+def read_index(path: Path) -> dict[str, Any]:
+    """Return model_index.json; raises as `read_folder`."""
     if (path / INDEX).is_file():
         return read_json(path / INDEX)
     held = sorted(entry.name for entry in path.iterdir())
@@ -122,7 +153,10 @@ def _weights(path: Path, name: str, stem: str) -> tuple[list[str], str]:
             return [f"{name}/{stem}{infix}.safetensors"], variant
         index = f"{stem}.safetensors.index{infix}.json"
         if index in held:
-            shards = sorted(set(read_json(folder / index).get("weight_map", {}).values()))
+            weight_map = read_json(folder / index).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise BadRequest(f"{name}/{index} names no files", "copy the model again", code="bad_model")
+            shards = sorted({str(shard) for shard in weight_map.values()})
             missing = [shard for shard in shards if shard not in held]
             if missing:
                 raise BadRequest(f"the model folder lacks {name}/{missing[0]}", code="bad_model")
@@ -143,15 +177,12 @@ def tokenizer_files(path: Path, name: str) -> list[str]:
     Raises:
         BadRequest: its vocabulary is not there.
     """
-    wanted = (
-        "vocab.json",
-        "merges.txt",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-    )
-    held = [file for file in wanted if (path / name / file).is_file()]
-    if "tokenizer.json" not in held and not {"vocab.json", "merges.txt"} <= set(held):
-        raise BadRequest(f"the model folder lacks {name}/vocab.json and merges.txt", code="bad_model")
-    return [f"{name}/{file}" for file in held]
+    held = {entry.name for entry in (path / name).iterdir()} if (path / name).is_dir() else set()
+    if not any(vocabulary <= held for vocabulary in _VOCABULARIES):
+        raise BadRequest(
+            f"the model folder lacks {name}/tokenizer.json",
+            "vocab.json with merges.txt, spiece.model or tokenizer.model would do, too",
+            code="bad_model",
+        )
+    known = sorted({*_BESIDE, *(file for vocabulary in _VOCABULARIES for file in vocabulary)})
+    return [f"{name}/{file}" for file in known if file in held]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,16 @@ class Place:
     def linear(self, path: str, into: int, out: int, *, bias: bool = True) -> Layer:
         return self._layer(path, "linear", (out, into), bias)
 
-    def conv(self, path: str, into: int, out: int, size: int) -> Layer:
-        return self._layer(path, "conv", (out, into, size, size), True)
+    def conv(
+        self, path: str, into: int, out: int, size: int | Sequence[int], *, bias: bool = True, groups: int = 1
+    ) -> Layer:
+        """A convolution; `size` is the side of a square kernel or the kernel's shape, of three numbers for video."""
+        kernel = (size, size) if isinstance(size, int) else tuple(size)
+        return self._layer(path, "conv", (out, into // groups, *kernel), bias)
 
-    def norm(self, path: str, width: int) -> Layer:
-        return self._layer(path, "norm", (width,), True)
+    def norm(self, path: str, width: int, *, bias: bool = True) -> Layer:
+        """A norm with a weight; an RMSNorm has no bias."""
+        return self._layer(path, "norm", (width,), bias)
 
     def embedding(self, path: str, rows: int, width: int) -> Layer:
         return self._layer(path, "embedding", (rows, width), False)
@@ -43,6 +48,24 @@ class Place:
             block=self.block,
             index=self.index,
         )
+
+
+def stack(component: str, count: int) -> tuple[Place, ...]:
+    """Return the places of a transformer's blocks: in order they are cut into thirds, `in`, `mid`, `out`.
+
+    >>> [place.block for place in stack("transformer", 4)]
+    ['in', 'in', 'mid', 'out']
+    """
+    return tuple(Place(component, ("in", "mid", "out")[index * 3 // count], index) for index in range(count))
+
+
+def numbered(letter: str, count: int) -> tuple[str, ...]:
+    """Return labels of blocks.
+
+    >>> numbered("D", 3)
+    ('D00', 'D01', 'D02')
+    """
+    return tuple(f"{letter}{number:02}" for number in range(count))
 
 
 def each(value: Any, count: int) -> tuple[Any, ...]:

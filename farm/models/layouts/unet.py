@@ -28,6 +28,8 @@ VARIANTS: dict[str, tuple[Any, ...]] = {
     "cross_attention_norm": (None,),
     "mid_block_type": ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None),
 }
+#: Fields that say what a picture is, where a config does not.
+DEFAULTS: dict[str, Any] = {"in_channels": 4, "sample_size": 64}
 DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
 
@@ -123,7 +125,10 @@ def layers(config: Config, component: str = "unet") -> Iterator[Layer]:
 def _entrance(config: Config, shape: Shape, place: Place) -> Iterator[Layer]:
     first = shape.widths[0]
     yield place.conv(
-        "conv_in", int(config.get("in_channels", 4)), first, int(config.get("conv_in_kernel", 3))
+        "conv_in",
+        int(config.get("in_channels", DEFAULTS["in_channels"])),
+        first,
+        int(config.get("conv_in_kernel", 3)),
     )
     yield from _time_embedding(place, "time_embedding", first, shape.temb)
     if config.get("time_cond_proj_dim") is not None:

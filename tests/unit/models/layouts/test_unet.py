@@ -1,18 +1,16 @@
-"""Names and shapes made from configs are those of the real modules."""
+"""Layers of UNets made from configs are those of diffusers' own module."""
 
 from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from farm.errors import BadRequest
-from farm.lora.layout import Layer
-from farm.models.layouts import clip, unet
+from farm.models.layouts import unet
 from farm.models.layouts.known import SD15, SDXL
 from tests.support.tiny import SD15_UNET, SDXL_UNET
+from tests.unit.models.layouts.oracle import described, weighted
 
 SD21: dict[str, Any] = {
     **SD15["unet"],
@@ -51,40 +49,11 @@ UNETS: dict[str, Any] = {
 UNETS = {name: {k: v for k, v in config.items() if k != "_class_name"} for name, config in UNETS.items()}
 
 
-def weighted(module: nn.Module) -> dict[str, tuple[str, tuple[int, ...], bool]]:
-    """Return kind, shape and bias of every module with a weight, by name."""
-    kinds = {nn.Linear: "linear", nn.Conv2d: "conv", nn.GroupNorm: "norm", nn.LayerNorm: "norm"}
-    return {
-        name: (
-            next((kind for cls, kind in kinds.items() if isinstance(part, cls)), "embedding"),
-            tuple(part.weight.shape),
-            getattr(part, "bias", None) is not None,
-        )
-        for name, part in module.named_modules()
-        if isinstance(getattr(part, "weight", None), torch.Tensor)
-    }
-
-
-def described(layers: list[Layer]) -> dict[str, tuple[str, tuple[int, ...], bool]]:
-    found = {layer.path: (layer.kind, layer.shape, layer.bias) for layer in layers}
-    assert len(found) == len(layers)
-    return dict(found)
-
-
 @pytest.mark.parametrize("name", UNETS)
 def test_unet_layers_are_those_of_the_module(name: str) -> None:
     with torch.device("meta"):
         module = UNet2DConditionModel(**UNETS[name])
-    assert described(list(unet.layers(UNETS[name]))) == weighted(module)
-
-
-@pytest.mark.parametrize("config", [SD15["text_encoder"], SDXL["text_encoder_2"], {"num_hidden_layers": 2}])
-@pytest.mark.parametrize("projection", [False, True])
-def test_text_encoder_layers_are_those_of_the_module(config: dict[str, Any], projection: bool) -> None:
-    cls = CLIPTextModelWithProjection if projection else CLIPTextModel
-    with torch.device("meta"):
-        module = cls(CLIPTextConfig(**{k: v for k, v in config.items() if k != "_class_name"}))
-    assert described(list(clip.layers(config, "text_encoder", projection=projection))) == weighted(module)
+    assert described(unet.layers(UNETS[name])) == weighted(module)
 
 
 def test_sd15_blocks_are_numbered_as_in_ldm() -> None:
