@@ -207,7 +207,9 @@ def _assemble(
     )
 
 
-def _assemble_pipeline(info: ModelInfo, pipeline: Any, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+def _assemble_pipeline(
+    info: ModelInfo, pipeline: Any, device: torch.device, dtype: torch.dtype
+) -> LoadedModel:
     parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
     for part in parts.values():
         part.requires_grad_(False).eval().to(device)

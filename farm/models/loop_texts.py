@@ -7,8 +7,9 @@ not matter which of them its callback would take back (negative embeddings mostl
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,11 +41,45 @@ HELD: Mapping[str, Mapping[str, tuple[int, ...]]] = {
 }
 
 
+def held_by(pipeline: Any) -> Mapping[str, tuple[int, ...]] | None:
+    """Return the entry of a pipeline in `HELD`; None when how it holds its text is not known."""
+    names = (cls.__name__ for cls in type(pipeline).__mro__)
+    return next((HELD[name] for name in names if name in HELD), None)
+
+
+@contextmanager
+def encoding_by(pipeline: Any, encoder: Callable[..., Any]) -> Iterator[None]:
+    """Let `encoder` stand in for the pipeline's `encode_prompt`, which it is given first."""
+    before = vars(pipeline).get("encode_prompt")
+    pipeline.encode_prompt = partial(encoder, pipeline.encode_prompt)
+    try:
+        yield
+    finally:
+        if before is None:
+            del pipeline.encode_prompt
+        else:
+            pipeline.encode_prompt = before
+
+
+@contextmanager
+def negative_prompt(pipeline: Any, text: str) -> Iterator[None]:
+    """Give a negative prompt to a pipeline that encodes an empty one in its second call (Flux.2 klein)."""
+    calls = 0
+
+    def said(encode: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return encode(**(options if calls != 2 else {**options, "prompt": text}))
+
+    with encoding_by(pipeline, said):
+        yield
+
+
 class LoopTexts:
     """The texts of one run, by a key of the text encoders' weights; each is encoded once."""
 
-    def __init__(self, pipeline: Any) -> None:
-        self._held = HELD[type(pipeline).__name__]
+    def __init__(self, held: Mapping[str, tuple[int, ...]]) -> None:
+        self._held = held
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._kept: dict[Hashable, dict[str, Tensor]] = {}
         self._now: Hashable = None
@@ -57,17 +92,13 @@ class LoopTexts:
     @contextmanager
     def listening(self, pipeline: Any) -> Iterator[None]:
         """Remember how the pipeline calls its `encode_prompt`."""
-        encode = pipeline.encode_prompt
 
-        def remembered(*args: Any, **options: Any) -> Any:
+        def remembered(encode: Any, *args: Any, **options: Any) -> Any:
             self._calls.append((args, options))
             return encode(*args, **options)
 
-        pipeline.encode_prompt = remembered
-        try:
+        with encoding_by(pipeline, remembered):
             yield
-        finally:
-            del pipeline.encode_prompt
 
     def keep(self, key: Hashable, values: Mapping[str, Tensor | None]) -> None:
         """Remember that the loop began with the text of `key`."""

@@ -13,27 +13,10 @@ from farm.models.denoisers import DENOISERS
 from farm.models.load import LoadedModel
 from farm.models.pipeline_machine import PipelineMachine
 from farm.models.sampler import StepMachine
-from farm.models.state import SampleSpec
+from farm.models.state import SampleSpec, State
 from farm.models.strengths import AdapterLike, PatcherLike
 
-
-class State(Protocol):
-    """A job in the middle of its run; it belongs to the machine that began it."""
-
-    @property
-    def step(self) -> int:
-        """Steps that are done."""
-
-    @property
-    def steps(self) -> int:
-        """Steps in all."""
-
-    @property
-    def done(self) -> bool:
-        """Whether the state can be finished."""
-
-    def save(self) -> bytes:
-        """Return the state as bytes. Raises Permanent where its machine cannot save."""
+__all__ = ["Machine", "State", "machine_for"]
 
 
 class Machine(Protocol):

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
+from diffusers import Flux2KleinPipeline, HiDreamImagePipeline
 from PIL import Image
 from torch import Tensor
 
@@ -28,7 +30,7 @@ from farm.models.asked import check_asked
 from farm.models.clip import Clip
 from farm.models.load import LoadedModel
 from farm.models.loop_preview import LoopPreviewer
-from farm.models.loop_texts import HELD, LoopTexts
+from farm.models.loop_texts import LoopTexts, held_by, negative_prompt
 from farm.models.sampler import Diverged
 from farm.models.state import SampleSpec
 from farm.models.strengths import AdapterLike, PatcherLike, weights_key
@@ -114,10 +116,12 @@ class PipelineMachine:
         """
         check_asked(self.model, spec, plan, adapters, frame_step=self._frame_step)
         pipeline = copy.copy(self.model.pipeline)
+        _keep_size(pipeline, spec)
         pipeline.scheduler = schedulers.bare_scheduler(spec.sampler, self.model.scheduler_config)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in spec.seeds]
         texts = self._texts(plan, adapters)
-        work = partial(_call, pipeline, self._asked(spec, generators), texts, self.model.device)
+        asked = self._asked(spec, generators)
+        work = partial(_call, pipeline, asked, spec.negative_prompt, texts, self.model.device)
         return PipelineState(
             spec=spec,
             plan=plan,
@@ -212,13 +216,13 @@ class PipelineMachine:
         keys = {weights_key(plan, adapters, step, components) for step in range(1, plan.steps + 1)}
         if len(keys) == 1:
             return None
-        name = type(self.model.pipeline).__name__
-        if name not in HELD:
+        held = held_by(self.model.pipeline)
+        if held is None:
             raise Permanent(
-                f"{name} cannot change the strength of its text encoder during a run",
+                f"{type(self.model.pipeline).__name__} cannot change the strength of its text encoder during a run",
                 "give the tag a constant te",
             )
-        return LoopTexts(self.model.pipeline)
+        return LoopTexts(held)
 
     def _asked(self, spec: SampleSpec, generators: list[torch.Generator]) -> dict[str, Any]:
         """Return what the pipeline is called with, as far as it knows the words."""
@@ -245,8 +249,29 @@ class PipelineMachine:
         return spec.fps or FPS.get(self.model.family, 24.0)
 
 
+def _keep_size(pipeline: Any, spec: SampleSpec) -> None:
+    """HiDream's pipeline scales every picture to an area of its own; make that the one that is asked for."""
+    if not isinstance(pipeline, HiDreamImagePipeline):
+        return
+    edge, most = pipeline.vae_scale_factor * 2, int(pipeline.transformer.max_seq)
+    if spec.width * spec.height > most * edge**2:
+        raise BadRequest(
+            f"{spec.width}×{spec.height} is too large for a HiDream model",
+            f"at most {most * edge**2} pixels, such as {edge * math.isqrt(most)}×{edge * math.isqrt(most)}",
+            code="bad_size",
+        )
+    # it rounds down, so a hair more
+    side = math.sqrt(spec.width * spec.height) * (1 + 1e-9)
+    pipeline.default_sample_size = side / pipeline.vae_scale_factor
+
+
 def _call(
-    pipeline: Any, asked: Mapping[str, Any], texts: LoopTexts | None, device: torch.device, give: Give
+    pipeline: Any,
+    asked: Mapping[str, Any],
+    negative: str,
+    texts: LoopTexts | None,
+    device: torch.device,
+    give: Give,
 ) -> Any:
     """Call the pipeline, giving what its loop holds after each model call."""
 
@@ -258,10 +283,11 @@ def _call(
     names = ["latents", *(texts.names if texts else ())]
     # its own list has not all that its loop holds
     pipeline._callback_tensor_inputs = names
-    with (
-        texts.listening(pipeline) if texts else nullcontext(),
-        torch.cuda.device(device) if device.type == "cuda" else nullcontext(),
-    ):
-        return pipeline(
-            **asked, callback_on_step_end=between, callback_on_step_end_tensor_inputs=names
-        )
+    with ExitStack() as stack:
+        if texts is not None:
+            stack.enter_context(texts.listening(pipeline))
+        if isinstance(pipeline, Flux2KleinPipeline):
+            stack.enter_context(negative_prompt(pipeline, negative))
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
+        return pipeline(**asked, callback_on_step_end=between, callback_on_step_end_tensor_inputs=names)

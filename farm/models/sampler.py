@@ -24,7 +24,7 @@ from farm.models.denoisers import denoiser_for
 from farm.models.encode import PromptEncoder
 from farm.models.load import LoadedModel
 from farm.models.preview import Previewer
-from farm.models.state import SampleSpec, SampleState
+from farm.models.state import SampleSpec, SampleState, State
 from farm.models.strengths import AdapterLike, PatcherLike, weights_key
 
 __all__ = ["Diverged", "SampleSpec", "SampleState", "StepMachine"]
@@ -35,7 +35,7 @@ class Diverged(Permanent):
 
     code = "diverged"
 
-    def __init__(self, states: Sequence[SampleState]) -> None:
+    def __init__(self, states: Sequence[State]) -> None:
         first = states[0]
         names = [schedule.sha256[:12] for schedule in first.plan.adapters]
         cause = f"adapter {' or '.join(names)}" if names else "the model"

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import structlog
 from PIL import Image
@@ -185,7 +186,7 @@ class Sampler:
             state = machine.begin(replace(work.spec, seeds=seeds), work.plan, work.adapters)
             while not state.done:
                 self._step(work, hot, state, len(seeds), done)
-            pictures = machine.finish(state)
+            pictures: list[Any] = [*machine.finish(state)]
         patching = hot.patcher.seconds - patched
         timings.seconds[Stage.SAMPLING] -= patching
         timings.seconds[Stage.PATCHING] += patching

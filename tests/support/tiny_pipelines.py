@@ -1,0 +1,481 @@
+"""Tiny random models of the families that run through their diffusers pipeline, and of Stable Diffusion 2.
+
+As in `tiny_dit`: real classes and layer names, small widths, tokenizers made here; the same seed gives the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
+    AutoencoderDC,
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLLTXVideo,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    Flux2Transformer2DModel,
+    HiDreamImagePipeline,
+    HiDreamImageTransformer2DModel,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
+    LTXPipeline,
+    LTXVideoTransformer3DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers.models import WordLevel
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    T5Config,
+    T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+from tests.support.tiny import SD15_UNET, VAE, WORDS
+from tests.support.tiny_dit import (
+    _CHAT,
+    _clip_config,
+    _clip_tokenizer,
+    _filled,
+    _qwen_fields,
+    _qwen_tokenizer,
+    _rope,
+    _t5_config,
+    _t5_tokenizer,
+    _vae,
+)
+
+#: width of the text encoders
+_TEXT = 32
+#: a conversation whose messages are lists of parts
+_PARTS = "{% for m in messages %}{{ m.role }} {% for c in m.content %}{{ c.text }} {% endfor %}{% endfor %}"
+
+
+def tiny_sd2(folder: Path, seed: int = 0) -> Any:
+    """Stable Diffusion 2, which predicts velocities; its text is narrower than the real one's, so the folder is marked."""
+    torch.manual_seed(seed)
+    tokenizer = _clip_tokenizer(folder)
+    return StableDiffusionPipeline(
+        unet=_filled(UNet2DConditionModel(**{**SD15_UNET, "use_linear_projection": True})),
+        vae=AutoencoderKL(**VAE),
+        text_encoder=CLIPTextModel(_clip_config(tokenizer, _TEXT)),
+        tokenizer=tokenizer,
+        scheduler=DDIMScheduler(
+            prediction_type="v_prediction",
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def tiny_flux2(folder: Path, seed: int = 0) -> Any:
+    """Flux.2 dev: its text is three layers of Mistral 3, the thirtieth among them."""
+    torch.manual_seed(seed)
+    tokenizer = _word_tokenizer()
+    tokenizer.chat_template = _PARTS
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "model_type": "mistral",
+    }
+    eyes = {
+        "model_type": "pixtral",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = Mistral3Config(text_config=text, vision_config=eyes, spatial_merge_size=1)
+    return Flux2Pipeline(
+        transformer=_flux2_transformer(3 * 16, guided=True),
+        text_encoder=Mistral3ForConditionalGeneration(config),
+        tokenizer=tokenizer,
+        vae=_flux2_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    )
+
+
+def tiny_flux2_klein(folder: Path, seed: int = 0) -> Any:
+    """Flux.2 klein: Qwen 3 reads the prompt, and a negative one beside it."""
+    torch.manual_seed(seed)
+    tokenizer = _qwen_tokenizer()
+    tokenizer.chat_template = _CHAT
+    fields = {**_qwen_fields(tokenizer), "num_hidden_layers": 27, "hidden_size": 16, "intermediate_size": 16}
+    return Flux2KleinPipeline(
+        transformer=_flux2_transformer(3 * 16, guided=False),
+        text_encoder=Qwen3ForCausalLM(Qwen3Config(**fields, rope_parameters=_rope({}))),
+        tokenizer=tokenizer,
+        vae=_flux2_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        is_distilled=False,
+    )
+
+
+def tiny_chroma(folder: Path, seed: int = 0) -> Any:
+    """Chroma."""
+    torch.manual_seed(seed)
+    transformer = ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=_TEXT,
+        axes_dims_rope=(4, 6, 6),
+        approximator_num_channels=16,
+        approximator_hidden_dim=32,
+        approximator_layers=1,
+    )
+    return ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=_vae(),
+        text_encoder=T5EncoderModel(_t5_config(T5Config, _TEXT)),
+        tokenizer=_t5_tokenizer(),
+        transformer=_filled(transformer),
+    )
+
+
+def tiny_hunyuanvideo(folder: Path, seed: int = 0) -> Any:
+    """HunyuanVideo: Llama reads the prompt, and CLIP for the pooled vector."""
+    torch.manual_seed(seed)
+    tokenizer, clip = _word_tokenizer(), _clip_tokenizer(folder)
+    transformer = HunyuanVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=2,
+        num_single_layers=2,
+        num_refiner_layers=1,
+        text_embed_dim=_TEXT,
+        pooled_projection_dim=16,
+        rope_axes_dim=(4, 6, 6),
+    )
+    vae = AutoencoderKLHunyuanVideo(
+        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4
+    )
+    return HunyuanVideoPipeline(
+        text_encoder=LlamaModel(_llama_config(tokenizer)),
+        tokenizer=tokenizer,
+        transformer=_filled(transformer),
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        text_encoder_2=CLIPTextModel(_clip_config(clip, 16)),
+        tokenizer_2=clip,
+    )
+
+
+def tiny_ltxv(folder: Path, seed: int = 0) -> Any:
+    """LTX-Video."""
+    torch.manual_seed(seed)
+    transformer = LTXVideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        cross_attention_dim=32,
+        num_layers=2,
+        caption_channels=_TEXT,
+    )
+    vae = AutoencoderKLLTXVideo(
+        latent_channels=8,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+        spatio_temporal_scaling=(True, True, True, False),
+        decoder_spatio_temporal_scaling=(True, True, True, False),
+        patch_size=4,
+    )
+    return LTXPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.1),
+        vae=vae,
+        text_encoder=T5EncoderModel(_t5_config(T5Config, _TEXT)),
+        tokenizer=_t5_tokenizer(),
+        transformer=_filled(transformer),
+    )
+
+
+def tiny_lumina2(folder: Path, seed: int = 0) -> Any:
+    """Lumina Image 2, whose pipeline takes for granted that a latent is 8 pixels wide."""
+    torch.manual_seed(seed)
+    tokenizer = _word_tokenizer()
+    transformer = Lumina2Transformer2DModel(
+        sample_size=16,
+        in_channels=4,
+        hidden_size=24,
+        num_layers=3,
+        num_refiner_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=16,
+        axes_dim_rope=(4, 4, 4),
+        axes_lens=(300, 64, 64),
+        cap_feat_dim=_TEXT,
+    )
+    return Lumina2Pipeline(
+        transformer=_filled(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+        vae=AutoencoderKL(**VAE, shift_factor=0.1),
+        text_encoder=Gemma2Model(_gemma_config(tokenizer)),
+        tokenizer=tokenizer,
+    )
+
+
+def tiny_hidream(folder: Path, seed: int = 0) -> Any:
+    """HiDream-I1: two CLIPs, T5 and Llama, each of whose layers is read by a block of its own."""
+    torch.manual_seed(seed)
+    clip, words = _clip_tokenizer(folder), _word_tokenizer()
+    # the pipeline asks for more tokens than CLIP's usual 77
+    clip_config = _clip_config(clip, 16)
+    clip_config.max_position_embeddings = 128
+    transformer = HiDreamImageTransformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        caption_channels=[_TEXT, _TEXT],
+        text_emb_dim=32,
+        num_routed_experts=2,
+        axes_dims_rope=(4, 6, 6),
+        max_resolution=(24, 24),
+        llama_layers=[0, 1, 1],
+    )
+    return HiDreamImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(),
+        text_encoder=CLIPTextModelWithProjection(clip_config),
+        tokenizer=clip,
+        text_encoder_2=CLIPTextModelWithProjection(clip_config),
+        tokenizer_2=clip,
+        text_encoder_3=T5EncoderModel(_t5_config(T5Config, _TEXT)),
+        tokenizer_3=_t5_tokenizer(),
+        text_encoder_4=LlamaForCausalLM(_llama_config(words)),
+        tokenizer_4=words,
+        transformer=_filled(transformer),
+    )
+
+
+def tiny_auraflow(folder: Path, seed: int = 0) -> Any:
+    """AuraFlow."""
+    torch.manual_seed(seed)
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=16,
+        num_mmdit_layers=2,
+        num_single_dit_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=_TEXT,
+        caption_projection_dim=32,
+        pos_embed_max_size=256,
+    )
+    with torch.no_grad():
+        for name, weight in transformer.named_parameters():
+            if "norm1" in name:
+                # no bias opens the gates of its blocks
+                weight *= 5
+    return AuraFlowPipeline(
+        tokenizer=_t5_tokenizer(),
+        text_encoder=UMT5EncoderModel(_t5_config(UMT5Config, _TEXT)),
+        vae=_vae(),
+        transformer=_filled(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+    )
+
+
+def tiny_sana(folder: Path, seed: int = 0) -> Any:
+    """Sana, whose sampler is a DPM-Solver over flows."""
+    torch.manual_seed(seed)
+    tokenizer = _word_tokenizer()
+    transformer = SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=16,
+        cross_attention_dim=32,
+        caption_channels=_TEXT,
+        sample_size=16,
+    )
+    vae = AutoencoderDC(
+        latent_channels=4,
+        attention_head_dim=2,
+        encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), (5,)),
+        decoder_qkv_multiscales=((), (5,)),
+        upsample_block_type="interpolate",
+        downsample_block_type="conv",
+        scaling_factor=0.41407,
+    )
+    return SanaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=Gemma2Model(_gemma_config(tokenizer)),
+        vae=vae,
+        transformer=_filled(transformer),
+        scheduler=DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiny:
+    """A tiny model, and what is asked of it beside a prompt."""
+
+    build: Callable[[Path], Any]
+    family: str
+    asked: Mapping[str, Any] = field(default_factory=lambda: {"width": 32, "height": 48})
+    sampler: str = "flow_euler"
+
+
+TINY: Mapping[str, Tiny] = {
+    "sd2": Tiny(build=tiny_sd2, family="sd2", asked={"width": 64, "height": 64}, sampler="ddim"),
+    "flux2": Tiny(build=tiny_flux2, family="flux2"),
+    "flux2_klein": Tiny(build=tiny_flux2_klein, family="flux2"),
+    "chroma": Tiny(build=tiny_chroma, family="chroma"),
+    "hunyuanvideo": Tiny(
+        build=tiny_hunyuanvideo,
+        family="hunyuanvideo",
+        asked={"width": 32, "height": 48, "frames": 9, "true_cfg_scale": 2.0},
+    ),
+    "ltxv": Tiny(build=tiny_ltxv, family="ltxv", asked={"width": 32, "height": 64, "frames": 9}),
+    "lumina2": Tiny(build=tiny_lumina2, family="lumina2"),
+    "hidream": Tiny(build=tiny_hidream, family="hidream", asked={"width": 32, "height": 32}),
+    "auraflow": Tiny(build=tiny_auraflow, family="auraflow"),
+    "sana": Tiny(build=tiny_sana, family="sana", asked={"width": 32, "height": 64}, sampler="dpmpp_2m"),
+}
+
+
+def write(name: str, folder: Path) -> Path:
+    """Write the tiny model to `folder` as `from_pretrained` reads it, and return it."""
+    TINY[name].build(folder).save_pretrained(folder, safe_serialization=True)
+    if name == "sd2":
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps({**index, "_farm_family": "sd2"}))
+    return folder
+
+
+def _flux2_transformer(text: int, *, guided: bool) -> Any:
+    return _filled(
+        Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=text,
+            axes_dims_rope=(4, 4, 4, 4),
+            guidance_embeds=guided,
+        )
+    )
+
+
+def _flux2_vae() -> Any:
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=32,
+    )
+    # as if it had been trained: the spread of the latents is in its buffers
+    vae.bn.running_mean.normal_(std=0.1)
+    vae.bn.running_var.uniform_(0.5, 1.5)
+    return vae
+
+
+def _llama_config(tokenizer: Any) -> LlamaConfig:
+    return LlamaConfig(**_decoder_fields(tokenizer), pad_token_id=None)
+
+
+def _gemma_config(tokenizer: Any) -> Gemma2Config:
+    return Gemma2Config(**_decoder_fields(tokenizer), pad_token_id=0, query_pre_attn_scalar=8)
+
+
+def _decoder_fields(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": _TEXT,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 1024,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+
+
+def _word_tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each word and each sign between words; all words but `WORDS` are the same to it."""
+    vocab = {word: number for number, word in enumerate(("<pad>", "<bos>", "<eos>", "<unk>", *WORDS))}
+    model = Tokenizer(WordLevel(vocab, unk_token="<unk>"))
+    model.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
+    )
+    model.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        model_max_length=512,
+    )
