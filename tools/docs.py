@@ -9,6 +9,10 @@ from typing import Any
 import typer
 
 from farm.cli.main import app
+from farm.lora.formats.detect import family_name
+from farm.models.layouts import known
+from farm.models.layouts.classes import DENOISERS
+from farm.models.registry import PIPELINES, Pipeline
 from farm.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +59,49 @@ def _describe(command: Any, path: str, lines: list[str]) -> None:
         lines += [f"| `{left.replace('|', '/')}` | {right} |\n" for left, right in rows]
 
 
-PAGES = {"docs/reference/settings.md": settings_page, "docs/reference/command-line.md": command_line_page}
+def model_families_page() -> str:
+    """One table of the pipelines whose folders Farm takes."""
+    lines = [
+        "# Model families\n",
+        NOTE,
+        "Farm takes diffusers folders of these pipelines (`farm models add DIR`), Stable Diffusion 1.5 and XL also as one\n"
+        "checkpoint file. Layers of a model are known from its configs alone, so an adapter is checked against them when a\n"
+        "job is submitted. A tag reaches every layer of the denoiser and, by `te`, of the text encoders below; language\n"
+        "models are laid out without their head and without the half that sees pictures, as no prompt passes them.\n\n"
+        "Blocks are those of the class at its default size; a model with more layers has more. In a UNet `in`, `mid` and `out` are its own parts, in a transformer the\n"
+        "first, second and last third of the blocks; `blocks=` counts them from 0 in this order. What lies outside\n"
+        "(embedders, refiners, the last projection) follows `in`.\n\n"
+        "What a job gets where it says nothing is the publisher's advice as far as a folder tells which model it is. Where\n"
+        "it does not (Z-Image or its Turbo, distilled variants), write your own into model_index.json, such as\n"
+        '`"_farm_defaults": {"steps": 50, "guidance_scale": 4.0}`, before you add the model.\n\n'
+        "| family | pipeline | denoiser | text encoders | blocks | makes |\n| --- | --- | --- | --- | --- | --- |\n",
+    ]
+    for name, pipeline in PIPELINES.items():
+        encoders = ", ".join(" or ".join(classes) for classes in pipeline.encoders.values())
+        denoiser = pipeline.denoiser + (" (two experts: high, low)" if len(pipeline.denoisers) > 1 else "")
+        row = (_families(name, pipeline), name, denoiser, encoders, _blocks(name, pipeline))
+        lines.append(f"| {' | '.join(row)} | {'videos' if pipeline.video else 'pictures'} |\n")
+    return "".join(lines)
+
+
+def _families(name: str, pipeline: Pipeline) -> str:
+    words = [pipeline.family] if pipeline.family else ["sdxl"] if "XL" in name else ["sd1", "sd2"]
+    return ", ".join(f"{family_name(word)} (`{word}`)" for word in words)
+
+
+def _blocks(name: str, pipeline: Pipeline) -> str:
+    """Runs of labels: `D00-D18, S00-S37`."""
+    runs: dict[str, list[str]] = {}
+    for label in DENOISERS[pipeline.denoiser].labels(known.SDXL["unet"] if "XL" in name else {}):
+        runs.setdefault(label.rstrip("0123456789"), []).append(label)
+    return ", ".join(run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs.values())
+
+
+PAGES = {
+    "docs/reference/settings.md": settings_page,
+    "docs/reference/command-line.md": command_line_page,
+    "docs/reference/model-families.md": model_families_page,
+}
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,11 @@ from farm.errors import BadRequest
 from farm.lora.formats.header import Header, read_header
 
 _UNET = "model.diffusion_model."
+#: starts of the names of transformers' blocks, as publishers and diffusers write them
+_TRANSFORMER = re.compile(
+    r"(model\.diffusion_model\.)?((double|single|joint)_blocks|(single_)?transformer_blocks|blocks|layers|"
+    r"(single|joint)_transformer_blocks|double_stream_blocks|(noise|context)_refiner)\.\d"
+)
 _ATTENTION = "transformer_blocks.0.attn2.to_k.weight"
 #: family by the width of the text that the UNet attends to
 _WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
@@ -45,11 +51,16 @@ def read_checkpoint(path: Path) -> tuple[str, dict[str, Any]]:
 def recognise(header: Header, name: str) -> str:
     """Return the family of a checkpoint with this header; raises as `read_checkpoint`."""
     keys = header.tensors
-    if not any(key.startswith(_UNET) for key in keys):
-        if any("lora" in key or "hada_" in key or "lokr_" in key for key in keys):
-            raise BadRequest(
-                f"{name} is an adapter, not a base model", "add it as an adapter", code="bad_model"
-            )
+    of_unet = any(key.startswith(_UNET) for key in keys)
+    if not of_unet and any("lora" in key or "hada_" in key or "lokr_" in key for key in keys):
+        raise BadRequest(f"{name} is an adapter, not a base model", "add it as an adapter", code="bad_model")
+    if any(_TRANSFORMER.match(key) for key in keys):
+        raise BadRequest(
+            f"{name} is a transformer's checkpoint; Farm reads single files of Stable Diffusion 1.5 and XL only",
+            "give a diffusers folder",
+            code="unsupported_model",
+        )
+    if not of_unet:
         raise BadRequest(f"{name} holds no UNet in LDM's names", "give a diffusers folder", code="bad_model")
     for part, prefix in (
         ("VAE", "first_stage_model."),

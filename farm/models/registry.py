@@ -92,12 +92,6 @@ _SDXL = replace(
     encoders={"text_encoder": _CLIP, "text_encoder_2": _CLIP_PROJECTED},
     defaults={"steps": 25, "guidance_scale": 5.0},
 )
-_LUMINA2 = Pipeline(
-    family="lumina2",
-    denoiser="Lumina2Transformer2DModel",
-    encoders={"text_encoder": _GEMMA},
-    defaults={**_square(1024), "steps": 30, "guidance_scale": 4.0},
-)
 _FLUX2 = Pipeline(
     family="flux2",
     denoiser="Flux2Transformer2DModel",
@@ -235,8 +229,12 @@ PIPELINES: Mapping[str, Pipeline] = {
             "guidance_scale": 3.0,
         },
     ),
-    "Lumina2Pipeline": _LUMINA2,
-    "Lumina2Text2ImgPipeline": _LUMINA2,
+    "Lumina2Pipeline": Pipeline(
+        family="lumina2",
+        denoiser="Lumina2Transformer2DModel",
+        encoders={"text_encoder": _GEMMA},
+        defaults={**_square(1024), "steps": 30, "guidance_scale": 4.0},
+    ),
     "HiDreamImagePipeline": Pipeline(
         family="hidream",
         denoiser="HiDreamImageTransformer2DModel",

@@ -103,12 +103,11 @@ def test_bad_folders_are_refused_in_one_sentence(folder: Path, tmp_path: Path) -
     weights.with_suffix(".bin").unlink()
     with pytest.raises(BadRequest, match=r"lacks unet/diffusion_pytorch_model.safetensors"):
         describe(folder)
-    change(folder / "model_index.json", _class_name="KandinskyPipeline")
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").touch()
-    with pytest.raises(BadRequest, match="is a KandinskyPipeline, which Farm does not run yet"):
-        describe(folder)
     (folder / "unet" / "config.json").write_text("{")
     with pytest.raises(BadRequest, match=r"unet/config.json is no JSON"):
+        describe(folder)
+    change(folder / "model_index.json", _class_name="KandinskyPipeline")
+    with pytest.raises(BadRequest, match="is a KandinskyPipeline, which Farm does not run yet"):
         describe(folder)
     (folder / "model_index.json").unlink()
     with pytest.raises(BadRequest, match=r"it has no model_index\.json"):
@@ -158,6 +157,12 @@ def test_other_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     for tensors, sentence in (
         (whole(1024), "is a Stable Diffusion 2 checkpoint"),
         (whole(768) | {"model.diffusion_model.input_blocks.0.0.weight": (8, 9, 3, 3)}, "takes 9 channels in"),
+        (
+            {"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (2, 2)},
+            "is a transformer's checkpoint",
+        ),
+        ({"blocks.0.self_attn.q.weight": (2, 2)}, "is a transformer's checkpoint"),
+        ({"transformer_blocks.0.attn.to_q.lora_A.weight": (2, 2)}, "is an adapter, not a base model"),
         ({"lora_unet_x.lora_down.weight": (2, 2)}, "is an adapter, not a base model"),
         ({"first": (2, 2)}, "holds no UNet in LDM's names"),
         ({"model.diffusion_model.out.0.weight": (2,)}, "holds no VAE"),

@@ -6,37 +6,15 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from farm.errors import BadRequest
+from farm.models.layouts.blocks import stack
 from farm.models.layouts.classes import DENOISERS
 from tests.unit.models.layouts.oracle import described, weighted
+from tests.unit.models.layouts.published import TRANSFORMERS, class_name
 
-#: what published models say where they differ from the class's defaults
-PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
-    "sd3": ("SD3", {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 192}),
-    "sd3.5 large": ("SD3", {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "qk_norm": "rms_norm"}),
-    "sd3.5 medium": ("SD3", {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "qk_norm": "rms_norm", "dual_attention_layers": tuple(range(13))}),
-    "flux.1 dev": ("Flux", {"guidance_embeds": True}),
-    "flux.1 schnell": ("Flux", {"guidance_embeds": False}),
-    "flux.2 dev": ("Flux2", {}),
-    "flux.2 klein": ("Flux2", {"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680, "guidance_embeds": False}),
-    "chroma": ("Chroma", {}),
-    "wan 2.1 1.3B": ("Wan", {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
-    "wan 2.1 and 2.2 14B": ("Wan", {}),
-    "wan 2.1 from pictures": ("Wan", {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}),
-    "wan 2.2 5B": ("Wan", {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48, "out_channels": 48}),
-    "qwen-image": ("QwenImage", {}),
-    "z-image": ("ZImage", {}),
-    "hunyuan video": ("HunyuanVideo", {}),
-    "ltx video": ("LTXVideo", {}),
-    "ltx video 13B": ("LTXVideo", {"attention_head_dim": 128, "cross_attention_dim": 4096, "num_layers": 48}),
-    "lumina image 2": ("Lumina2", {"cap_feat_dim": 2304}),
-    "hidream": ("HiDreamImage", {"in_channels": 16, "patch_size": 2, "caption_channels": [4096, 4096], "llama_layers": [*range(32), *[31] * 16]}),
-    "auraflow": ("AuraFlow", {}),
-    "sana 1.6B": ("Sana", {}),
-    "sana 0.6B": ("Sana", {"num_attention_heads": 36, "num_layers": 28, "num_cross_attention_heads": 16, "cross_attention_head_dim": 72, "cross_attention_dim": 1152}),
-    "sana sprint": ("Sana", {"guidance_embeds": True, "qk_norm": "rms_norm_across_heads"}),
-}  # fmt: skip
 _DUAL = {"num_layers": 3, "num_single_layers": 4, "attention_head_dim": 8, "num_attention_heads": 3}
 #: a few layers, odd widths, and the branches that no published model takes
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
@@ -57,13 +35,9 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "auraflow": ("AuraFlow", {"num_mmdit_layers": 2, "num_single_dit_layers": 3, "attention_head_dim": 8, "num_attention_heads": 3, "joint_attention_dim": 10, "caption_projection_dim": 24, "in_channels": 5, "pos_embed_max_size": 16}),
     "sana": ("Sana", {"num_layers": 4, "num_attention_heads": 4, "attention_head_dim": 6, "num_cross_attention_heads": 3, "cross_attention_head_dim": 8, "cross_attention_dim": 24, "caption_channels": 10, "mlp_ratio": 1.5, "attention_bias": True, "patch_size": 2, "norm_elementwise_affine": True, "in_channels": 3, "out_channels": None}),
 }  # fmt: skip
-CASES = {f"published {name}": case for name, case in PUBLISHED.items()} | {
+CASES = {f"published {name}": case for name, case in TRANSFORMERS.items()} | {
     f"small {name}": case for name, case in SMALL.items()
 }
-
-
-def class_name(stem: str) -> str:
-    return f"{stem}Transformer{'3D' if stem in ('Wan', 'HunyuanVideo', 'LTXVideo') else '2D'}Model"
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -76,6 +50,16 @@ def test_layers_are_those_of_the_module(name: str) -> None:
     assert {layer.component for layer in found} == {"transformer"}
     # what config.json holds beside what was asked for: the class's own defaults, and a few names of diffusers'
     assert list(DENOISERS[class_name(stem)].layers(dict(module.config), "transformer")) == found
+
+
+@given(st.integers(0, 200))
+def test_a_stack_is_cut_into_thirds(count: int) -> None:
+    places = stack("transformer", count)
+    assert [place.index for place in places] == list(range(count))
+    sides = [place.block for place in places]
+    assert sides == sorted(sides, key=("in", "mid", "out").index)
+    sizes = [sides.count(side) for side in ("in", "mid", "out")]
+    assert max(sizes) - min(sizes) <= 1
 
 
 @pytest.mark.parametrize("name", CASES)
