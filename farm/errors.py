@@ -28,6 +28,16 @@ class Problem:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def row(self) -> int:
+        """The row of a batch that it is in, counted from 0; -1 when it is in none.
+
+        >>> Problem(code="", message="", pointer="/rows/3/steps").row, Problem(code="", message="", pointer="/name").row
+        (3, -1)
+        """
+        parts = self.pointer.split("/")
+        return int(parts[2]) if len(parts) > 2 and parts[1] == "rows" and parts[2].isdigit() else -1
+
     def sentence(self) -> str:
         place = f" (column {self.column})" if self.column else ""
         return f"{self.message}{place}" + (f": {self.hint}" if self.hint else "")

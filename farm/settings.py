@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     max_steps: Count = Field(500, description="Most steps of one job.")
     max_pixels: Count = Field(4_194_304, description="Most pixels of one picture (width times height).")
     max_count: Count = Field(64, description="Most pictures of one job.")
+    max_frames: Count = Field(257, description="Most frames of one video.")
     max_batch_rows: Count = Field(100_000, description="Most jobs of one batch.")
     max_prompt_chars: Count = Field(16_384, description="Longest prompt, in characters.")
     max_tags: Count = Field(64, description="Most adapter tags of one prompt.")

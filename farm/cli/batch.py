@@ -13,6 +13,7 @@ from farm.cli.errors import EXIT_FAILED
 from farm.cli.lora import existing
 from farm.cli.output import console, print_json, say, table
 from farm.client.jobs import submit_batch, wait_for_batch
+from farm.errors import BadRequest
 
 app = typer.Typer(help="Many jobs in one request.", no_args_is_help=True)
 
@@ -31,7 +32,13 @@ def submit(
 ) -> int:
     """Queue a file of jobs: all of them, or none and a list of what is wrong."""
     farm = client()
-    batch = submit_batch(farm, existing(file), name=name or file.stem, dry_run=dry_run)
+    try:
+        batch = submit_batch(farm, existing(file), name=name or file.stem, dry_run=dry_run)
+    except BadRequest as error:
+        if not json:
+            rows = [(problem.row + 1, problem.sentence()) for problem in error.problems if problem.row >= 0]
+            table(("row", "what is wrong"), rows, empty="Nothing was queued.")
+        raise
     if watch and not dry_run:
         batch = _watch(farm, batch["id"])
     if json:

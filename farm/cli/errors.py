@@ -45,4 +45,6 @@ def _line(error: FarmError) -> str:
         return f"farm: {error}"
     more = len(error.problems) - 1
     rest = f" (and {more} more)" if more else ""
-    return f"farm: {error.problems[0].sentence()}{rest}"
+    first = error.problems[0]
+    row = f"row {first.row + 1}: " if first.row >= 0 else ""
+    return f"farm: {row}{first.sentence()}{rest}"

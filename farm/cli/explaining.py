@@ -16,9 +16,9 @@ from farm.prompt.explain import ExplainedAdapter, explain, generic_layout
 
 
 def explain_prompt(
-    prompt: str, model: str, steps: int, files: Sequence[Path], *, prompt_only: bool
+    prompt: str, model: str, steps: int, files: Sequence[Path], *, prompt_only: bool, hires: bool = False
 ) -> Mapping[str, Any]:
-    """The `explain --json` object of `prompt`.
+    """The `explain --json` object of `prompt`; with `hires`, of a second pass of `steps` steps.
 
     A model that is a folder, or the built-in one while no farm runs, is explained here; else the farm is asked.
 
@@ -26,17 +26,21 @@ def explain_prompt(
         BadRequest: a tag is wrong, the model or an adapter is not known.
     """
     if prompt_only:
-        return explain(prompt, generic_layout(), steps, adapters=None, model=None)
+        return explain(prompt, generic_layout(), steps, adapters=None, model=None, hires=hires)
     if files or Path(model).exists() or not _farm_is_known():
-        return _explain_here(prompt, model, steps, files)
-    answer = client().post("/jobs:validate", {"prompt": prompt, "model": model, "steps": steps})
+        return _explain_here(prompt, model, steps, files, hires=hires)
+    asked = {"prompt": prompt, "model": model, "steps": steps}
+    # the strengths are the same for every scale
+    answer = client().post("/jobs:validate", asked | ({"hr_scale": 2, "hr_strength": 1.0} if hires else {}))
     if not answer["valid"]:
         raise BadRequest.of(tuple(_problem(row) for row in answer["errors"]))
     explained: Mapping[str, Any] = answer["explain"]
-    return explained
+    return explained["second_pass"] if hires else explained
 
 
-def _explain_here(prompt: str, model: str, steps: int, files: Sequence[Path]) -> Mapping[str, Any]:
+def _explain_here(
+    prompt: str, model: str, steps: int, files: Sequence[Path], *, hires: bool
+) -> Mapping[str, Any]:
     known = {file.stem.casefold(): _adapter(file.stem, file) for file in files}
     if Path(model).exists():
         folder = Path(model)
@@ -51,7 +55,8 @@ def _explain_here(prompt: str, model: str, steps: int, files: Sequence[Path]) ->
             code="unknown_model",
         )
     described = describe(folder)
-    return explain(prompt, layout(described.family, described.configs), steps, adapters=known, model=model)
+    shape = layout(described.family, described.configs)
+    return explain(prompt, shape, steps, adapters=known, model=model, hires=hires)
 
 
 def _adapter(name: str, file: Path) -> ExplainedAdapter:

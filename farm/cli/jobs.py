@@ -31,6 +31,17 @@ def submit(
     guidance: Annotated[float | None, typer.Option("--guidance")] = None,
     sampler: Annotated[str | None, typer.Option()] = None,
     seed: Annotated[int | None, typer.Option(help="Drawn at random when absent.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames, for a model that makes videos.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second of a video.")] = None,
+    hr_scale: Annotated[
+        float | None, typer.Option(help="Make a second pass, with the picture enlarged by this.")
+    ] = None,
+    hr_steps: Annotated[
+        int | None, typer.Option(help="Steps of the second pass; as many as the first when absent.")
+    ] = None,
+    hr_strength: Annotated[
+        float | None, typer.Option(help="How much the second pass changes, 0 to 1; 0.5 when absent.")
+    ] = None,
     count: Annotated[int, typer.Option(help="Pictures, with seeds that follow each other.")] = 1,
     priority: Annotated[str, typer.Option(help="interactive, normal or bulk.")] = "normal",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end, show progress.")] = False,
@@ -42,7 +53,8 @@ def submit(
     spec = {
         "prompt": prompt, "negative_prompt": negative, "model": model, "width": width, "height": height,
         "steps": steps, "guidance_scale": guidance, "sampler": sampler, "seed": seed, "count": count,
-        "priority": priority,
+        "priority": priority, "frames": frames, "fps": fps, "hr_scale": hr_scale, "hr_steps": hr_steps,
+        "hr_strength": hr_strength,
     }  # fmt: skip
     farm = client()
     spec = {name: value for name, value in spec.items() if value not in (None, "")}
@@ -73,7 +85,7 @@ def list_jobs(
         print_json(items)
         return
     rows = [
-        (row["id"], styled_state(row["state"]), f"{row['step']}/{row['steps']}", shortened(row["prompt"]),
+        (row["id"], styled_state(row["state"]), f"{row['step']}/{row['total_steps']}", shortened(row["prompt"]),
          row["worker"] or row["waiting_because"] or "")
         for row in items
     ]  # fmt: skip
@@ -140,7 +152,7 @@ def _watch(farm: Client, job: str, *, quiet: bool) -> dict[str, Any]:
 
         def moved(now: dict[str, Any]) -> None:
             words = now.get("waiting_because") or now.get("stage") or now["state"]
-            progress.update(task, description=words, completed=now["step"], total=now["steps"])
+            progress.update(task, description=words, completed=now["step"], total=now["total_steps"])
 
         return wait_for_job(farm, job, on_change=moved)
 

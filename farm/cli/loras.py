@@ -90,12 +90,15 @@ def explain(
     prompt_only: Annotated[
         bool, typer.Option(help="Any adapter name, a plain UNet; no model and no farm needed.")
     ] = False,
+    hr: Annotated[
+        bool, typer.Option("--hr", help="Of a second pass of so many steps, where hr, hrte and hrunet count.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show the strength of each adapter per component, block and step."""
     from farm.cli.explaining import explain_prompt
 
-    explained = explain_prompt(prompt, model, steps, lora or [], prompt_only=prompt_only)
+    explained = explain_prompt(prompt, model, steps, lora or [], prompt_only=prompt_only, hires=hr)
     if json:
         print_json(explained)
         return

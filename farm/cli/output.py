@@ -42,8 +42,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) 
         console.print(empty)
         return
     grid = Table(box=None, pad_edge=False, header_style="bold dim")
-    for column in columns:
-        grid.add_column(column, overflow="fold")
+    for position, column in enumerate(columns):
+        # the first one names the row: cut in two, it could not be copied
+        grid.add_column(column, overflow="fold", no_wrap=position == 0)
     for row in rows:
         grid.add_row(*("" if cell is None else cell if isinstance(cell, Text) else str(cell) for cell in row))
     console.print(grid)

@@ -18,6 +18,7 @@ BATCH_TYPES = {
     ".csv": "text/csv",
     ".json": "application/json",
 }
+_ENDINGS = {"image/png": ".png", "video/webm": ".webm"}
 FIRST_POLL_SECONDS = 0.2
 LONGEST_POLL_SECONDS = 1.0
 
@@ -80,11 +81,15 @@ def _wait(
 
 
 def download_images(client: Client, job: dict[str, Any], folder: Path) -> list[Path]:
-    """The pictures of a succeeded job as `<job>_<n>.png` in `folder`, each checked against its recorded hash."""
+    """The results of a succeeded job as `<job>_<n>.png` (of videos `.webm`) in `folder`, each checked against its
+    recorded hash."""
     folder.mkdir(parents=True, exist_ok=True)
     return [
         download(
-            client, f"/images/{image['id']}/content", folder / f"{job['id']}_{number}.png", image["sha256"]
+            client,
+            f"/images/{image['id']}/content",
+            folder / f"{job['id']}_{number}{_ENDINGS.get(image.get('media_type', ''), '.png')}",
+            image["sha256"],
         )
         for number, image in enumerate(job["images"])
     ]

@@ -30,6 +30,7 @@ __all__ = [
 Beat = tuple[str, int, str, int]
 
 MAX_RETRIES = 5
+PNG = "image/png"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class HeartbeatAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewImage:
-    """A picture whose object is in the store already."""
+    """A picture or video whose objects are in the store already."""
 
     #: from 0
     index: int
@@ -54,6 +55,17 @@ class NewImage:
     size: int
     #: the JSON that also stands in the file
     info: Mapping[str, Any]
+    media_type: str = PNG
+    frames: int = 1
+    #: frames a second; None for a picture
+    fps: float | None = None
+    #: object of the still that stands for a video
+    poster_key: str | None = None
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds of a video."""
+        return round(self.frames / self.fps, 3) if self.fps else None
 
 
 def assigned_to(session: Session, worker_id: str) -> list[tuple[str, int]]:
@@ -169,6 +181,11 @@ def succeed(
                     "object_key": image.object_key,
                     "sha256": image.sha256,
                     "size": image.size,
+                    "media_type": image.media_type,
+                    "frames": image.frames,
+                    "fps": image.fps,
+                    "duration": image.duration,
+                    "poster_key": image.poster_key,
                     "info": dict(image.info),
                     "starred": False,
                     "created_at": now,

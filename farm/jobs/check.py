@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from farm.errors import Problem
 from farm.jobs.limits import Limits
 from farm.jobs.spec import JobSpec, storable
+from farm.models.hires import MOST_STEPS, enlarged
 
 #: the largest whole number that survives JSON in a browser
 MAX_SEED = 2**53 - 1
@@ -22,6 +23,8 @@ def check(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> lis
         *_texts(spec, limits),
         *_size(spec, limits, model_limits),
         *_numbers(spec, limits, model_limits),
+        *_video(spec, limits),
+        *_second_pass(spec, limits, model_limits),
         *check_own(spec, limits),
     ]
 
@@ -85,6 +88,47 @@ def _numbers(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> 
     if not 0 <= spec.guidance_scale <= limits.max_guidance_scale:  # false for NaN, too
         found = f"{spec.guidance_scale:g}"
         yield _bad("guidance_scale", found, f"give 0 to {limits.max_guidance_scale:g}", "out_of_bounds")
+
+
+def _video(spec: JobSpec, limits: Limits) -> Iterator[Problem]:
+    if spec.frames is not None and not 1 <= spec.frames <= limits.max_frames:
+        yield _bad("frames", f"{spec.frames} frames", f"give 1 to {limits.max_frames}", "out_of_bounds")
+    if spec.fps is not None and not 1 <= spec.fps <= limits.max_fps:
+        yield _bad("fps", f"{spec.fps:g} frames a second", f"give 1 to {limits.max_fps:g}", "out_of_bounds")
+
+
+def _second_pass(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> Iterator[Problem]:
+    if spec.hr_scale is None:
+        for field in ("hr_steps", "hr_strength"):
+            if getattr(spec, field) is not None:
+                yield _bad(
+                    field, "there is no second pass", "give hr_scale as well, such as 2", "no_hr_scale"
+                )
+        return
+    assert spec.hr_steps is not None
+    assert spec.hr_strength is not None
+    if not 1 < spec.hr_scale <= limits.max_hr_scale:  # false for NaN, too
+        wanted = f"give more than 1, at most {limits.max_hr_scale:g}"
+        yield _bad("hr_scale", f"{spec.hr_scale:g}", wanted, "out_of_bounds")
+    else:
+        yield from _larger(spec, limits, model_limits)
+    if not 1 <= spec.hr_steps <= limits.max_steps:
+        yield _bad("hr_steps", f"{spec.hr_steps} steps", f"give 1 to {limits.max_steps}", "out_of_bounds")
+    elif not 0 < spec.hr_strength <= 1:
+        wanted = "give more than 0, at most 1"
+        yield _bad("hr_strength", f"{spec.hr_strength:g}", wanted, "out_of_bounds")
+    elif spec.hr_steps / spec.hr_strength > MOST_STEPS:
+        found = f"{spec.hr_steps} steps at {spec.hr_strength:g} need a schedule of more than {MOST_STEPS}"
+        yield _bad("hr_strength", found, "give a higher strength or fewer hr_steps", "out_of_bounds")
+
+
+def _larger(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> Iterator[Problem]:
+    assert spec.hr_scale is not None
+    multiple = int(model_limits.get("multiple_of", MULTIPLE_OF))
+    width, height = (enlarged(side or 0, spec.hr_scale, multiple) for side in (spec.width, spec.height))
+    if width * height > limits.max_pixels:
+        found = f"{width} x {height} are {width * height} pixels"
+        yield _bad("hr_scale", found, f"at most {limits.max_pixels} are allowed", "too_large")
 
 
 def _seed(spec: JobSpec, limits: Limits) -> Iterator[Problem]:

@@ -44,13 +44,12 @@ class Need:
 def estimate(session: Session, prepared: Prepared, *, jobs: int = 1) -> Estimate:
     """What the fleet, as last reported, would need for `jobs` jobs like this one."""
     spec = prepared.spec
-    assert spec.steps is not None
     need = Need(
         model_key=prepared.model_key,
         model_bytes=prepared.model_bytes,
         networks={network.sha256: network.size for network in prepared.networks},
         batch_key=prepared.batch_key,
-        steps=spec.steps * spec.count,
+        steps=spec.total_steps * spec.count,
     )
     return decide(need, read_lanes(session), read_queue(session, PRIORITIES[spec.priority]), jobs=jobs)
 

@@ -23,6 +23,7 @@ from farm.lora.layout import Layout
 from farm.lora.schedule import StrengthPlan
 from farm.models import families
 from farm.prompt import resolve
+from farm.prompt.passes import plans
 from farm.prompt.resolve import AdapterRef
 from farm.prompt.tags import Tag
 
@@ -34,6 +35,8 @@ class Fitted:
     #: in the order of the tags, each adapter once
     adapters: tuple[AdapterRow, ...]
     plan: StrengthPlan
+    #: of the second pass, if there is one
+    second_plan: StrengthPlan | None
     warnings: tuple[str, ...]
 
 
@@ -47,20 +50,34 @@ class Fitter:
     _fitted: dict[tuple[Any, ...], Fitted] = field(default_factory=dict)
 
     def fit(
-        self, tags: Sequence[Tag], model: ModelRow, steps: int, *, default_strength: float, linear: bool
+        self,
+        tags: Sequence[Tag],
+        model: ModelRow,
+        steps: int,
+        second_steps: int | None = None,
+        *,
+        default_strength: float,
+        linear: bool,
     ) -> Fitted:
-        """Check and plan `tags`.
+        """Check and plan `tags` for a run of `steps` steps, and for a second pass of `second_steps`.
 
         Raises:
             BadRequest: unknown adapters, adapters for another model, strengths that the model cannot take.
         """
-        key = (tuple(tag.source for tag in tags), model.sha256, steps, default_strength, linear)
+        sources = tuple(tag.source for tag in tags)
+        key = (sources, model.sha256, steps, second_steps, default_strength, linear)
         if key not in self._fitted:
-            self._fitted[key] = self._fit(tags, model, steps, default_strength, linear)
+            self._fitted[key] = self._fit(tags, model, steps, second_steps, default_strength, linear)
         return self._fitted[key]
 
     def _fit(
-        self, tags: Sequence[Tag], model: ModelRow, steps: int, default_strength: float, linear: bool
+        self,
+        tags: Sequence[Tag],
+        model: ModelRow,
+        steps: int,
+        second_steps: int | None,
+        default_strength: float,
+        linear: bool,
     ) -> Fitted:
         layout = layout_of(model)
         rows = self.rows(tags)
@@ -68,11 +85,12 @@ class Fitter:
         refs = {name: ref_of(row, default_strength) for name, row in rows.items()}
         missing = any(resolve.find(refs, tag.name) is None for tag in tags)
         try:
-            resolved = resolve.plan(
+            resolved = plans(
                 tags,
                 refs,
                 layout,
                 steps,
+                second_steps,
                 default_strength=default_strength,
                 linear=linear,
                 known_names=adapters.names(self.session) if missing else (),
@@ -83,7 +101,8 @@ class Fitter:
             raise BadRequest.of(tuple(problems))
         return Fitted(
             adapters=tuple({row.id: row for row in rows.values()}.values()),
-            plan=resolved.plan,
+            plan=resolved.first,
+            second_plan=resolved.second,
             warnings=(*warnings, *resolved.notes),
         )
 

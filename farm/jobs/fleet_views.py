@@ -90,7 +90,7 @@ def _views(session: Session, rows: Sequence[Worker]) -> list[dict[str, Any]]:
     }
     jobs: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for job in session.execute(
-        select(Job.worker_id, Job.id, Job.state, Job.stage, Job.step, Job.steps)
+        select(Job.worker_id, Job.id, Job.state, Job.stage, Job.step, Job.steps.label("total_steps"))
         .where(Job.worker_id.in_(list(reports)), Job.state.in_(sorted(HELD)))
         .order_by(Job.id)
     ).mappings():

@@ -131,8 +131,13 @@ def _view(image: Image, batch_id: str | None) -> dict[str, Any]:
         "height": image.height,
         "sha256": image.sha256,
         "size": image.size,
+        "media_type": image.media_type,
+        "frames": image.frames,
+        "fps": image.fps,
+        "duration": image.duration,
         "starred": image.starred,
         "created_at": image.created_at,
         "object_key": image.object_key,
+        "poster_key": image.poster_key,
         "info": image.info,
     }

@@ -16,6 +16,8 @@ class LimitValues(Protocol):
     @property
     def max_count(self) -> int: ...
     @property
+    def max_frames(self) -> int: ...
+    @property
     def max_batch_rows(self) -> int: ...
     @property
     def max_prompt_chars(self) -> int: ...
@@ -36,6 +38,11 @@ class Limits:
     max_steps: int = 500
     max_pixels: int = 4_194_304
     max_count: int = 64
+    #: of one video
+    max_frames: int = 257
+    max_fps: float = 120.0
+    #: how much larger a second pass may make a picture
+    max_hr_scale: float = 4.0
     max_batch_rows: int = 100_000
     max_prompt_chars: int = 16_384
     #: adapter tags of one prompt
@@ -58,6 +65,7 @@ class Limits:
             max_steps=values.max_steps,
             max_pixels=values.max_pixels,
             max_count=values.max_count,
+            max_frames=values.max_frames,
             max_batch_rows=values.max_batch_rows,
             max_prompt_chars=values.max_prompt_chars,
             max_tags=values.max_tags,

@@ -1,10 +1,10 @@
-"""What a picture knows of its making: our JSON and the usual `parameters` text, written into PNGs and read back safely."""
+"""What a result knows of its making: our JSON and the usual `parameters` text, written into its file, read back from PNGs."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -17,19 +17,31 @@ from farm.models.samplers import normalise_sampler, sampler_label
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: keywords of the two text chunks
+#: keywords of the two text chunks of a PNG
 OURS = "farm"
 USUAL = "parameters"
+#: the tag of a video's file that players and other programs show; ours is called as in a PNG
+COMMENT = "comment"
 VERSION = 1
 #: fields of our JSON that a spec takes over
 _SPEC_FIELDS = (
     "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "sampler", "seed", "linear_curves",
+    "frames", "fps", "hr_scale", "hr_steps", "hr_strength",
 )  # fmt: skip
+#: fields that only some jobs have: of a video, of a second pass
+_RARE = ("frames", "fps", "hr_scale", "hr_steps", "hr_strength")
 
 
-def image_info(job: JobForWorker, *, index: int, width: int, height: int) -> dict[str, Any]:
-    """The JSON of picture `index` (from 0) of `job`: enough to make the same picture again."""
+def image_info(
+    job: JobForWorker, *, index: int, size: tuple[int, int], video: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The JSON of picture `index` (from 0) of `job`, `size` in pixels: enough to make the same picture again.
+
+    `width` and `height` are those that were asked for, `size` what a second pass made of them. `video` has `frames`
+    and `fps` as they were made.
+    """
     spec = job.spec
+    rare = {**{name: getattr(spec, name) for name in _RARE}, **(video or {})}
     return {
         "version": VERSION,
         "job": job.id,
@@ -39,13 +51,15 @@ def image_info(job: JobForWorker, *, index: int, width: int, height: int) -> dic
         "clean_prompt": job.clean_prompt,
         "negative_prompt": spec.negative_prompt,
         "model": {"name": job.model.name, "family": job.model.family, "sha256": job.model.key},
-        "width": width,
-        "height": height,
+        "width": spec.width,
+        "height": spec.height,
+        "size": list(size),
         "steps": spec.steps,
         "guidance_scale": spec.guidance_scale,
         "sampler": spec.sampler,
         "seed": job.seeds[index],
         "linear_curves": spec.linear_curves,
+        **{name: value for name, value in rare.items() if value is not None},
         "networks": [
             {"name": network.name, "sha256": network.sha256, "type": network.type} for network in job.networks
         ],
@@ -71,6 +85,14 @@ def a1111_text(info: Mapping[str, Any]) -> str:
         "Model": info["model"]["name"],
     }
     hashes = ", ".join(f"{network['name']}: {network['sha256'][:12]}" for network in info["networks"])
+    if info.get("hr_scale"):
+        settings["Denoising strength"] = f"{info['hr_strength']:g}"
+        settings["Hires upscale"] = f"{info['hr_scale']:g}"
+        settings["Hires steps"] = info["hr_steps"]
+        settings["Hires upscaler"] = "Latent"
+    if info.get("fps"):
+        settings["Frames"] = info["frames"]
+        settings["FPS"] = f"{info['fps']:g}"
     if hashes:
         settings["Lora hashes"] = f'"{hashes}"'
     settings["Version"] = "Farm"
@@ -84,10 +106,19 @@ def encode_png(picture: Image, info: Mapping[str, Any]) -> bytes:
 
     texts = PngInfo()
     texts.add_itxt(USUAL, a1111_text(info))
-    texts.add_itxt(OURS, json.dumps(info, ensure_ascii=False, separators=(",", ":")))
+    texts.add_itxt(OURS, _json(info))
     buffer = BytesIO()
     picture.save(buffer, "PNG", pnginfo=texts)
     return buffer.getvalue()
+
+
+def video_texts(info: Mapping[str, Any]) -> dict[str, str]:
+    """`info` as tags of a video's file: `comment` (the text of other programs) and `farm` (JSON)."""
+    return {COMMENT: a1111_text(info), OURS: _json(info)}
+
+
+def _json(info: Mapping[str, Any]) -> str:
+    return json.dumps(info, ensure_ascii=False, separators=(",", ":"))
 
 
 def read_png(data: bytes) -> dict[str, Any] | None:
@@ -119,6 +150,28 @@ def _from_ours(info: Mapping[str, Any]) -> dict[str, Any]:
 _SETTING = re.compile(r'([A-Z][\w ]{0,30}): ("[^"]{0,4000}"|[^,]{0,200})(?:, |$)')
 
 
+#: numbers of the settings line, by the field that each is
+_NUMBERS = (
+    ("Steps", "steps", int),
+    ("Seed", "seed", int),
+    ("CFG scale", "guidance_scale", float),
+    ("Hires upscale", "hr_scale", float),
+)
+#: they mean something only beside "Hires upscale"
+_SECOND_PASS = (("Hires steps", "hr_steps", int), ("Denoising strength", "hr_strength", float))
+
+
+def _take(
+    spec: dict[str, Any],
+    settings: Mapping[str, str],
+    wanted: Iterable[tuple[str, str, type[int] | type[float]]],
+) -> None:
+    """Put numbers of the settings line into `spec`; what is missing or no number is left out."""
+    for name, field, kind in wanted:
+        with suppress(KeyError, ValueError):
+            spec[field] = kind(settings[name])
+
+
 def _from_usual(text: str) -> dict[str, Any] | None:
     body, _, last = text.rpartition("\n")
     if not last.startswith("Steps: "):
@@ -126,15 +179,10 @@ def _from_usual(text: str) -> dict[str, Any] | None:
     prompt, _, negative = body.partition("\nNegative prompt: ")
     settings = dict(_SETTING.findall(last))
     spec: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative}
-    for name, field, kind in (
-        ("Steps", "steps", int),
-        ("Seed", "seed", int),
-        ("CFG scale", "guidance_scale", float),
-    ):
-        try:
-            spec[field] = kind(settings[name])
-        except (KeyError, ValueError):
-            continue
+    _take(spec, settings, _NUMBERS)
+    if "hr_scale" in spec:
+        # without a second pass the denoising strength is that of a picture drawn over, which Farm does not do
+        _take(spec, settings, _SECOND_PASS)
     size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", settings.get("Size", ""))
     if size:
         spec["width"], spec["height"] = int(size[1]), int(size[2])

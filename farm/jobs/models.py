@@ -15,6 +15,7 @@ from farm.errors import BadRequest, Conflict, NotFound, Problem
 from farm.ids import ModelId, new_id
 from farm.jobs.spec import near, storable
 from farm.models.families import ModelInfo
+from farm.models.hires import second_pass_exists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,8 @@ def list_models(session: Session) -> list[dict[str, Any]]:
 
 
 def model_view(session: Session, model_id: str) -> dict[str, Any]:
-    """One model: id, name, family, sha256, bytes, defaults, limits, files, created_at, hot_on.
+    """One model: id, name, family, sha256, bytes, defaults, limits, second_pass, files, created_at,
+    hot_on.
 
     Raises:
         NotFound: no such model.
@@ -177,6 +179,7 @@ def _view(model: Model, hot: Mapping[str, list[str]]) -> dict[str, Any]:
         "pipeline": defaults.pop("pipeline", ""),
         "defaults": defaults,
         "limits": limits,
+        "second_pass": second_pass_exists(model.configs),
         "files": len(model.manifest),
         "owner": model.owner_id,
         "created_at": model.created_at,

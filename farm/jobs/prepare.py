@@ -18,6 +18,7 @@ from farm.jobs.fitting import Fitted, Fitter, layout_of, ref_of, tensor_infos
 from farm.jobs.limits import Limits
 from farm.jobs.models import ModelRow
 from farm.jobs.spec import JobSpec, parse_spec
+from farm.jobs.suits import suits
 from farm.lora.formats.inspect import AdapterInfo
 from farm.lora.schedule import StrengthPlan
 from farm.models.samplers import check_fits, normalise_sampler
@@ -33,6 +34,8 @@ _DEFAULTS: Mapping[str, Any] = {
     "guidance_scale": 7.0,
     "sampler": "euler",
 }
+#: of a second pass; more changes the picture, less leaves it blurred
+HR_STRENGTH = 0.5
 #: seeds that are drawn fit into 32 bits, as other programs expect
 _DRAWN_SEEDS = 2**32
 
@@ -64,6 +67,8 @@ class Prepared:
     clean_prompt: str
     networks: tuple[Network, ...]
     plan: StrengthPlan
+    #: of the second pass, if there is one
+    second_plan: StrengthPlan | None
     #: for the person: partly fitting adapters, tags without effect
     warnings: tuple[str, ...]
     model_id: str
@@ -86,23 +91,32 @@ def prepare(
 
 
 def explain(session: Session, prepared: Prepared) -> dict[str, Any]:
-    """Strength per adapter, component, block and step: the object of `farm loras explain --json`."""
+    """Strength per adapter, component, block and step: the object of `farm loras explain --json`. A job with a second
+    pass has that pass's object as `second_pass`."""
     spec, model = prepared.spec, models.find(session, prepared.model_name)
     tags = parse(spec.prompt, max_tags=len(spec.prompt)).tags
     strengths = {network.sha256: network.default_strength for network in prepared.networks}
-    assert spec.steps is not None
-    return explaining.explain(
-        spec.prompt,
-        layout_of(model),
-        spec.steps,
-        adapters={
-            name: _explained(row, strengths.get(row.sha256, 1.0))
-            for name, row in Fitter(session).rows(tags).items()
-        },
-        model=model.name,
-        linear=bool(spec.linear_curves),
-        max_tags=len(spec.prompt),
-    )
+    adapters = {
+        name: _explained(row, strengths.get(row.sha256, 1.0))
+        for name, row in Fitter(session).rows(tags).items()
+    }
+
+    def of_pass(steps: int | None, *, hires: bool) -> dict[str, Any]:
+        return explaining.explain(
+            spec.prompt,
+            layout_of(model),
+            steps or 0,
+            adapters=adapters,
+            model=model.name,
+            linear=bool(spec.linear_curves),
+            hires=hires,
+            max_tags=len(spec.prompt),
+        )
+
+    found = of_pass(spec.steps, hires=False)
+    if spec.hr_scale is not None:
+        found["second_pass"] = of_pass(spec.hr_steps, hires=True)
+    return found
 
 
 def _explained(row: AdapterRow, default_strength: float) -> explaining.ExplainedAdapter:
@@ -138,6 +152,7 @@ class Preparer:
         model = self._model(asked.model, problems)
         spec = self._fill_in(asked, model, problems)
         problems += check(spec, self.limits, model.defaults.get("limits", {}) if model else {})
+        problems += suits(spec, model) if model else ()
         parsed = self._parse(spec, problems)
         fitted = self._fit(parsed, spec, model, problems)
         if problems or model is None or parsed is None or fitted is None:
@@ -149,6 +164,7 @@ class Preparer:
             clean_prompt=triggers.insert(parsed.text, words, self.limits.apply_triggers),
             networks=networks,
             plan=fitted.plan,
+            second_plan=fitted.second_plan,
             warnings=(*fitted.warnings, *_about_negative(spec)),
             model_id=model.id,
             model_name=model.name,
@@ -175,6 +191,14 @@ class Preparer:
         values = {name: defaults[name] for name in _DEFAULTS if getattr(asked, name) is None}
         if asked.seed in (None, -1):
             values["seed"] = draw_seed()
+        if "frames" in defaults:
+            values |= {
+                name: defaults.get(name, 16.0) for name in ("frames", "fps") if getattr(asked, name) is None
+            }
+        if asked.hr_scale is not None:
+            steps = values.get("steps", asked.steps)
+            hires = {"hr_steps": steps, "hr_strength": HR_STRENGTH}
+            values |= {name: value for name, value in hires.items() if getattr(asked, name) is None}
         if asked.linear_curves is None:
             values["linear_curves"] = self.limits.linear_curves
         if model is not None:
@@ -199,8 +223,9 @@ class Preparer:
     def _fit(
         self, parsed: ParsedPrompt | None, spec: JobSpec, model: ModelRow | None, problems: list[Problem]
     ) -> Fitted | None:
-        steps_are_good = spec.steps is not None and 1 <= spec.steps <= self.limits.max_steps
-        if parsed is None or model is None or not steps_are_good:
+        second = spec.hr_steps if spec.hr_scale is not None else None
+        runs = [steps for steps in (spec.steps, second) if steps is not None]
+        if parsed is None or model is None or not all(1 <= steps <= self.limits.max_steps for steps in runs):
             return None
         assert spec.steps is not None
         try:
@@ -208,6 +233,7 @@ class Preparer:
                 parsed.tags,
                 model,
                 spec.steps,
+                second,
                 default_strength=self.limits.default_strength,
                 linear=bool(spec.linear_curves),
             )
@@ -243,7 +269,12 @@ def network_set(networks: tuple[Network, ...]) -> str:
 
 def batch_key(spec: JobSpec, model_key: str) -> str:
     """Equal for jobs that may be sampled in one forward pass, and that take the same time for a step."""
-    return f"{model_key[:16]}:{spec.width}x{spec.height}:{spec.steps}:{spec.sampler}:{spec.guidance_scale:g}"
+    key = f"{model_key[:16]}:{spec.width}x{spec.height}:{spec.steps}:{spec.sampler}:{spec.guidance_scale:g}"
+    if spec.frames is not None:
+        key += f":{spec.frames}f"
+    if spec.hr_scale is not None:
+        key += f":hr{spec.hr_scale:g}:{spec.hr_steps}:{spec.hr_strength:g}"
+    return key
 
 
 def _about_negative(spec: JobSpec) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ Priority = Literal["interactive", "normal", "bulk"]
 
 
 class JobSpec(BaseModel):
-    """A job as asked for. None stands for the model's own default, or a drawn seed; a normalised spec has no None
-    but for `webhook`."""
+    """A job as asked for. None stands for the model's own default, or a drawn seed; a normalised spec has None only for
+    `webhook`, for `frames` and `fps` of pictures, and for the fields of a second pass that is not made."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -40,10 +40,25 @@ class JobSpec(BaseModel):
     linear_curves: bool | None = Field(
         None, description="`@` in tags interpolates linearly, as loractl does."
     )
+    frames: int | None = Field(None, description="Frames of a video; only for models that make videos.")
+    fps: float | None = Field(None, description="Frames a second of a video.")
+    hr_scale: float | None = Field(
+        None, description="Makes a second pass over the picture, enlarged by this; None: no second pass."
+    )
+    hr_steps: int | None = Field(None, description="Steps of the second pass; None: as many as the first.")
+    hr_strength: float | None = Field(
+        None, description="How much the second pass changes: above 0, at most 1; None: 0.5."
+    )
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of both passes; of a normalised spec."""
+        return (self.steps or 0) + (self.hr_steps or 0 if self.hr_scale is not None else 0)
 
 
 FIELDS: tuple[str, ...] = tuple(JobSpec.model_fields)
-_INTEGERS = frozenset({"width", "height", "steps", "seed", "count"})
+_INTEGERS = frozenset({"width", "height", "steps", "seed", "count", "frames", "hr_steps"})
+_NUMBERS = frozenset({"guidance_scale", "fps", "hr_scale", "hr_strength"})
 
 #: what a field wants, by pydantic's error type
 _WANTED = {
@@ -92,7 +107,7 @@ def _value(name: str, text: Any) -> Any:
     try:
         if name in _INTEGERS:
             return int(text)
-        if name == "guidance_scale":
+        if name in _NUMBERS:
             return float(text)
     except ValueError:
         return text

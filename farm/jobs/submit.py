@@ -237,7 +237,6 @@ def _values(
 
 
 def _columns(found: Prepared, networks: list[dict[str, Any]]) -> dict[str, Any]:
-    assert found.spec.steps is not None
     return {
         "state": State.QUEUED,
         "spec": found.spec.model_dump(),
@@ -248,7 +247,7 @@ def _columns(found: Prepared, networks: list[dict[str, Any]]) -> dict[str, Any]:
         "model_key": found.model_key,
         "network_set": found.network_set,
         "batch_key": found.batch_key,
-        "steps": found.spec.steps,
+        "steps": found.spec.total_steps,
         "count": found.spec.count,
     }
 

@@ -159,6 +159,10 @@ def _images(session: Session, job_ids: Collection[str]) -> dict[str, list[dict[s
             Image.width,
             Image.height,
             Image.starred,
+            Image.media_type,
+            Image.frames,
+            Image.fps,
+            Image.duration,
         )
         .where(Image.job_id.in_(job_ids), Image.deleted_at.is_(None))
         .order_by(Image.job_id, Image.index)
@@ -183,7 +187,8 @@ def _view(
         "state": job.state,
         "stage": job.stage,
         "step": job.step,
-        "steps": job.steps,
+        "steps": job.spec["steps"],
+        "total_steps": job.steps,
         "position": position,
         "estimated_start": job.estimated_start if waits else None,
         "waiting_because": job.wait_reason if waits else None,

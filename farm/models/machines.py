@@ -28,7 +28,7 @@ class Machine(Protocol):
     def step(self, states: Sequence[Any]) -> None:
         """Denoise states of this machine by one step."""
 
-    def finish(self, state: Any) -> list[Image.Image] | list[Clip]:
+    def finish(self, state: Any) -> list[Image.Image | Clip]:
         """Return the pictures or clips of a state that is done, one for each seed."""
 
     def preview(self, state: Any) -> Image.Image:

@@ -26,7 +26,7 @@ from torch import Tensor
 from farm.errors import BadRequest, Permanent
 from farm.lora.schedule import StrengthPlan
 from farm.models import schedulers
-from farm.models.asked import check_asked
+from farm.models.asked import check_asked, frames_asked
 from farm.models.clip import Clip
 from farm.models.load import LoadedModel
 from farm.models.loop_preview import LoopPreviewer
@@ -35,11 +35,6 @@ from farm.models.sampler import Diverged
 from farm.models.state import SampleSpec
 from farm.models.strengths import AdapterLike, PatcherLike, weights_key
 from farm.models.turns import Give, Turns
-
-#: frames that a clip shows in a second where the job does not say, by family
-FPS = {"hunyuanvideo": 24.0, "ltxv": 25.0}
-#: where pipelines say how many frames one latent stands for; picture pipelines have neither
-_FRAME_STEP = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -100,9 +95,6 @@ class PipelineMachine:
         self.patcher = patcher
         self._accepted = frozenset(inspect.signature(model.pipeline.__call__).parameters)
         self._previewer = LoopPreviewer(model.info.limits["multiple_of"])
-        self._frame_step = next(
-            (int(getattr(model.pipeline, name)) for name in _FRAME_STEP if hasattr(model.pipeline, name)), 0
-        )
         model.pipeline.set_progress_bar_config(disable=True)
 
     def begin(
@@ -114,9 +106,10 @@ class PipelineMachine:
             BadRequest: size, frames, steps or sampler do not suit the model.
             Permanent: text strengths change during the run, and this pipeline cannot change its text.
         """
-        check_asked(self.model, spec, plan, adapters, frame_step=self._frame_step)
+        check_asked(self.model, spec, plan, adapters)
         pipeline = copy.copy(self.model.pipeline)
-        _keep_size(pipeline, spec)
+        if isinstance(self.model.pipeline, HiDreamImagePipeline):
+            _keep_size(pipeline, spec)
         pipeline.scheduler = schedulers.bare_scheduler(spec.sampler, self.model.scheduler_config)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in spec.seeds]
         texts = self._texts(plan, adapters)
@@ -149,16 +142,17 @@ class PipelineMachine:
             if not bool(torch.isfinite(state.latents).all()):
                 raise Diverged([state])
 
-    def finish(self, state: PipelineState) -> list[Image.Image] | list[Clip]:
+    def finish(self, state: PipelineState) -> list[Image.Image | Clip]:
         """Return the pictures, one for each seed; clips where the family makes videos."""
         if not state.done:
             raise ValueError(f"only {state.step} of {state.steps} steps are done")
         output = state.turns.resume()
-        if not self._frame_step:
+        if not self.model.info.video:
             self._previewer.learn(state.latents, output.images[0])
             return list(output.images)
         self._previewer.learn(state.latents, output.frames[0][0])
-        return [Clip(tuple(frames), self._fps(state.spec)) for frames in output.frames]
+        fps = self._fps(state.spec)
+        return [Clip(tuple(frames), fps) for frames in output.frames]
 
     def preview(self, state: PipelineState) -> Image.Image:
         """Return roughly what the first picture, or the first frame, will be, at little cost."""
@@ -236,7 +230,7 @@ class PipelineMachine:
             "generator": generators,
             "num_images_per_prompt": len(generators),
             "num_videos_per_prompt": len(generators),
-            "num_frames": spec.frames,
+            "num_frames": frames_asked(self.model, spec),
             "frame_rate": self._fps(spec),
             # Sana would make another size than the one that is asked for, and stretch it
             "use_resolution_binning": False,
@@ -246,13 +240,11 @@ class PipelineMachine:
         return {name: value for name, value in asked.items() if name in self._accepted}
 
     def _fps(self, spec: SampleSpec) -> float:
-        return spec.fps or FPS.get(self.model.family, 24.0)
+        return spec.fps or float(self.model.info.defaults.get("fps", 0.0))
 
 
 def _keep_size(pipeline: Any, spec: SampleSpec) -> None:
     """HiDream's pipeline scales every picture to an area of its own; make that the one that is asked for."""
-    if not isinstance(pipeline, HiDreamImagePipeline):
-        return
     edge, most = pipeline.vae_scale_factor * 2, int(pipeline.transformer.max_seq)
     if spec.width * spec.height > most * edge**2:
         raise BadRequest(

@@ -54,17 +54,28 @@ class StepMachine:
         self._encoder = PromptEncoder(self._denoiser, model.layout.text_encoders, patcher)
         self._previewer = Previewer(model)
 
-    def begin(self, spec: SampleSpec, plan: StrengthPlan, adapters: Mapping[str, AdapterLike]) -> SampleState:
+    def begin(
+        self,
+        spec: SampleSpec,
+        plan: StrengthPlan,
+        adapters: Mapping[str, AdapterLike],
+        start: Tensor | None = None,
+    ) -> SampleState:
         """Encode the prompts, make the noise: the state before step 1.
+
+        `start` are latents that the noise is put on, as much of it as `spec.strength` says; None: noise alone.
 
         Raises:
             BadRequest: size, frames, steps or sampler do not suit the model.
         """
-        check_asked(self.model, spec, plan, adapters, frame_step=self._denoiser.frame_step)
+        check_asked(self.model, spec, plan, adapters)
+        self._denoiser.check_frames(spec)
         negative = spec.negative_prompt if self._denoiser.guided(spec) else None
         prompts = self._encoder.table(spec.prompt, negative, plan, adapters)
         scheduler = self.scheduler(spec)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in spec.seeds]
+        noise = self._denoiser.noise(spec, generators)
+        bounds = schedulers.call_bounds(scheduler, spec.steps)
         return SampleState(
             spec=spec,
             plan=plan,
@@ -73,8 +84,8 @@ class StepMachine:
             model=self.model.key(),
             scheduler=scheduler,
             fresh=self.scheduler(spec),
-            bounds=schedulers.call_bounds(scheduler, spec.steps),
-            latents=self._denoiser.start(spec, scheduler, generators),
+            bounds=bounds,
+            latents=schedulers.noised(scheduler, noise, start, bounds[-1]),
             generators=generators,
         )
 
@@ -82,7 +93,9 @@ class StepMachine:
         """Return a fresh scheduler for a run of `spec`."""
         config = self.model.scheduler_config
         timing = self._denoiser.timing(spec)
-        return schedulers.make_scheduler(spec.sampler, config, spec.steps, self.model.device, **timing)
+        return schedulers.make_scheduler(
+            spec.sampler, config, spec.steps, self.model.device, spec.strength, **timing
+        )
 
     @torch.no_grad()
     def step(self, states: Sequence[SampleState]) -> None:
@@ -104,16 +117,15 @@ class StepMachine:
         if broken:
             raise Diverged(broken)
 
-    def finish(self, state: SampleState) -> list[Image.Image] | list[Clip]:
+    def finish(self, state: SampleState) -> list[Image.Image | Clip]:
         """Return the pictures, one for each seed; clips where the family makes videos."""
         if not state.done:
             raise ValueError(f"only {state.step} of {state.steps} steps are done")
         pixels = decode(self.model, self._denoiser.unpack(state.latents, state.spec))
-        fps = self._denoiser.fps
-        if fps is not None:
-            clips = pixels.permute(0, 2, 1, 3, 4)
-            return [Clip(tuple(to_images(frames)), state.spec.fps or fps) for frames in clips]
-        return to_images(pixels[:, :, 0] if pixels.ndim == 5 else pixels)
+        if not self._denoiser.video:
+            return list(to_images(pixels[:, :, 0] if pixels.ndim == 5 else pixels))
+        fps = state.spec.fps or float(self.model.info.defaults["fps"])
+        return [Clip(tuple(to_images(frames)), fps) for frames in pixels.permute(0, 2, 1, 3, 4)]
 
     def preview(self, state: SampleState) -> Image.Image:
         """Return roughly what the first picture will be, at little cost."""
@@ -124,8 +136,8 @@ class StepMachine:
         """Return what states must agree in to share a pass: the shapes of their tensors and the weights."""
         step = min(state.step + 1, state.steps)
         weights = weights_key(state.plan, state.adapters, step, self._denoiser.components(state))
-        spec = state.spec
-        return spec.width, spec.height, spec.frames, self._denoiser.key(state), weights
+        size = (state.spec.width, state.spec.height, tuple(state.latents.shape[1:]))
+        return size, self._denoiser.key(state), weights
 
     def _step_group(self, group: Sequence[SampleState]) -> None:
         first = group[0]
@@ -141,7 +153,7 @@ class StepMachine:
         """Take one step of the scheduler with what the denoiser predicted."""
         scheduler = state.scheduler
         options = schedulers.step_options(scheduler, state.generators)
-        output = scheduler.step(predicted, scheduler.timesteps[state.calls], state.latents, **options)
-        state.denoised = schedulers.denoised(scheduler, output, state.latents, predicted, state.calls)
+        output = scheduler.step(predicted, state.timestep, state.latents, **options)
+        state.denoised = schedulers.denoised(scheduler, output, state.latents, predicted)
         state.latents = output.prev_sample
         state.calls += 1

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from farm.errors import BadRequest
+from farm.models.hires import schedule_steps
 from farm.models.layouts.blocks import Config
 
 #: class and fixed fields of each sampler; all other fields are the model's
@@ -32,26 +33,31 @@ _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}),
 }
 #: fields of a sampler for a model that predicts the flow, beside those of `_CLASSES`
-_FLOW = dict.fromkeys(("unipc", "dpmpp_2m"), {"prediction_type": "flow_prediction", "use_flow_sigmas": True})
+_OF_FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+_FLOW = {"unipc": _OF_FLOW, "dpmpp_2m": _OF_FLOW}
 #: Latents are not bounded as pixels are, so a config that does not speak of clipping means none.
 _LATENT = {"clip_sample": False}
 _MISSING = object()
 
 
-def make_scheduler(sampler: str, config: Config, steps: int, device: torch.device, **timing: Any) -> Any:
+def make_scheduler(
+    sampler: str, config: Config, steps: int, device: torch.device, strength: float = 1.0, **timing: Any
+) -> Any:
     """Return a scheduler of its own for one run of `steps` steps.
 
-    `timing` is what the family's pipeline tells `set_timesteps` beside the number of steps: `sigmas`, `mu`.
+    With a `strength` below 1 they are the last `steps` of a longer schedule, which begins at so much noise. `timing` is
+    what the family's pipeline tells `set_timesteps` beside the number of steps: `sigmas`, `mu`.
 
     Raises:
         BadRequest: the sampler cannot do this number of steps with this model.
     """
     scheduler = bare_scheduler(sampler, config)
+    whole = schedule_steps(steps, strength)
     if sampler == "lcm":
-        timing["original_inference_steps"] = max(steps, scheduler.config.original_inference_steps)
+        timing["original_inference_steps"] = max(whole, scheduler.config.original_inference_steps)
     try:
         with np.errstate(invalid="ignore"):
-            scheduler.set_timesteps(steps, device=device, **timing)
+            scheduler.set_timesteps(whole, device=device, **timing)
     except ValueError as error:
         line = str(error).splitlines()[0][:200]
         raise BadRequest(
@@ -64,16 +70,17 @@ def make_scheduler(sampler: str, config: Config, steps: int, device: torch.devic
         )
     if hasattr(scheduler, "set_begin_index"):
         # otherwise the index is searched by timestep, which fails where the first two are equal
-        scheduler.set_begin_index(0)
+        scheduler.set_begin_index(len(scheduler.timesteps) - call_bounds(scheduler, steps)[-1])
     return scheduler
 
 
 def bare_scheduler(sampler: str, config: Config) -> Any:
     """Return the sampler's scheduler for a model with this scheduler config, before it knows of steps."""
     class_name, fixed = _CLASSES[sampler]
-    return getattr(diffusers, class_name).from_config(
-        {**_LATENT, **config, **_flow_fields(sampler, config), **fixed}
-    )
+    cls = getattr(diffusers, class_name)
+    fields = {**_LATENT, **config, **_flow_fields(sampler, config), **fixed}
+    known = inspect.signature(cls.__init__).parameters
+    return cls(**{name: value for name, value in fields.items() if name in known})
 
 
 def _flow_fields(sampler: str, config: Config) -> dict[str, Any]:
@@ -101,10 +108,23 @@ def shift_mu(config: Any, tokens: int) -> float:
 def call_bounds(scheduler: Any, steps: int) -> tuple[int, ...]:
     """Return how many model calls are done after each step of the person's count, `bounds[0] == 0`.
 
-    Heun calls the model twice a step but once in the last: after n steps 2n - 1 calls.
+    Heun calls the model twice a step but once in the last: after n steps 2n - 1 calls. A schedule of more steps is
+    entered so late that `steps` of them are left.
     """
-    total, order = len(scheduler.timesteps), int(getattr(scheduler, "order", 1))
+    order = int(getattr(scheduler, "order", 1))
+    whole = -(-len(scheduler.timesteps) // order)
+    total = len(scheduler.timesteps) - (whole - steps) * order
     return (*(min(step * order, total) for step in range(steps)), total)
+
+
+def noised(scheduler: Any, noise: Tensor, start: Tensor | None, calls: int) -> Tensor:
+    """Return the latents that a run of `calls` model calls begins with: noise alone, or `start` under so much noise."""
+    if start is None:
+        pure: Tensor = noise * getattr(scheduler, "init_noise_sigma", 1.0)
+        return pure
+    first = scheduler.timesteps[-calls:][:1].repeat(len(noise))
+    mixed: Tensor = scheduler.add_noise(start, noise, first)
+    return mixed
 
 
 def step_options(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
@@ -118,13 +138,14 @@ def step_options(scheduler: Any, generators: list[torch.Generator]) -> dict[str,
     return options
 
 
-def denoised(scheduler: Any, output: Any, latents: Tensor, predicted: Tensor, call: int) -> Tensor | None:
-    """Return the picture (as latents) that the model saw in the noise at a call, where it is known.
+def denoised(scheduler: Any, output: Any, latents: Tensor, predicted: Tensor) -> Tensor | None:
+    """Return the picture (as latents) that the model saw in the noise at the last call, where it is known.
 
     `latents` are those before the call and `output` is what the scheduler's step returned.
     """
-    if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
-        return latents - scheduler.sigmas[call].to(latents) * predicted
+    if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
+        flown: Tensor = latents - scheduler.sigmas[scheduler.step_index - 1].to(latents) * predicted
+        return flown
     for name in ("denoised", "pred_original_sample"):
         found = getattr(output, name, None)
         if isinstance(found, Tensor):

@@ -18,6 +18,7 @@ from farm.lora.layout import Region
 from farm.lora.schedule import AdapterSchedule, StrengthPlan
 from farm.models import schedulers
 from farm.models.encode import Prompts, PromptTable, Text
+from farm.models.hires import Hires
 from farm.models.strengths import AdapterLike
 
 if TYPE_CHECKING:
@@ -40,13 +41,17 @@ class SampleSpec:
     sampler: str
     #: one picture or clip for each
     seeds: tuple[int, ...]
+    #: of a video, where the family makes videos; None: the model's own
+    frames: int | None = None
+    fps: float | None = None
     #: guidance of Wan 2.2's low-noise expert; None for that of the other
     guidance_scale_2: float | None = None
     #: guidance by a negative prompt in models that are told their `guidance_scale` (Flux.1); 1 is none
     true_cfg_scale: float = 1.0
-    #: frames of a clip, and how many are shown in a second; 0 for as many as the family has
-    frames: int = 1
-    fps: float = 0.0
+    #: the second pass that follows; see `farm.models.second_pass`
+    hires: Hires | None = None
+    #: how much noise a run begins with: below 1 it starts from latents, `steps` from the schedule's end
+    strength: float = 1.0
 
 
 class State(Protocol):
@@ -104,13 +109,14 @@ class SampleState:
         return max(step for step, bound in enumerate(self.bounds) if bound <= self.calls)
 
     @property
-    def done(self) -> bool:
-        return self.calls >= self.bounds[-1]
+    def timestep(self) -> Tensor:
+        """The timestep of the next call; a run that starts inside the schedule lacks the first ones."""
+        found: Tensor = self.scheduler.timesteps[self.calls - self.bounds[-1]]
+        return found
 
     @property
-    def timestep(self) -> Tensor:
-        """Where in the schedule the next model call is: a scalar; that of the last call when all are done."""
-        return self.scheduler.timesteps[min(self.calls, self.bounds[-1] - 1)]
+    def done(self) -> bool:
+        return self.calls >= self.bounds[-1]
 
     @property
     def text(self) -> Prompts:
@@ -164,7 +170,9 @@ class SampleState:
             raise Permanent("the checkpoint of this job belongs to another base model", "start it again")
         device = machine.model.device
         tensors = read_tensors(data)
-        spec = SampleSpec(**{**about["spec"], "seeds": tuple(about["spec"]["seeds"])})
+        asked = about["spec"]
+        hires = Hires(**asked["hires"]) if asked.get("hires") else None
+        spec = SampleSpec(**{**asked, "seeds": tuple(asked["seeds"]), "hires": hires})
         scheduler = machine.scheduler(spec)
         prefix = "history."
         history = {

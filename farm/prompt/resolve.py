@@ -258,6 +258,8 @@ class _Resolver:
         for key in tag.curves:
             if key.startswith("te") and int(key[2:] or 1) > len(layout.text_encoders):
                 self._lacks("missing_component", f"text encoder {key[2:] or 1}", key)
+            elif key == "hrte" and not layout.text_encoders:
+                self._lacks("missing_component", "a text encoder", key)
             elif key in ("unet", "hrunet") and not layout.denoisers:
                 self._lacks("missing_component", "a denoiser", key)
             elif key in ("in", "mid", "out") and key not in blocks:

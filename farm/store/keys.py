@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
+#: of files that a job may make
+Ending = Literal["png", "webm", "webp"]
 RESULTS = "results/"
 UPLOADS = "uploads/"
 
@@ -23,13 +26,14 @@ def blob(sha256: str) -> str:
     return f"blobs/{sha256[:2]}/{sha256}"
 
 
-def result(owner_id: str, job_id: str, attempt: int, index: int) -> str:
-    """Picture `index` (from 0) of one attempt: a later attempt never writes over an earlier one's.
+def result(owner_id: str, job_id: str, attempt: int, index: int, ending: Ending = "png") -> str:
+    """Picture or video `index` (from 0) of one attempt, or the still of a video (`webp`): a later attempt never writes
+    over an earlier one's.
 
-    >>> result("user_1", "job_1", 2, 0)
-    'results/user_1/job_1/2/0.png'
+    >>> result("user_1", "job_1", 2, 0), result("user_1", "job_1", 2, 0, "webm")
+    ('results/user_1/job_1/2/0.png', 'results/user_1/job_1/2/0.webm')
     """
-    return f"{RESULTS}{_safe(owner_id)}/{_safe(job_id)}/{attempt:d}/{index:d}.png"
+    return f"{RESULTS}{_safe(owner_id)}/{_safe(job_id)}/{attempt:d}/{index:d}.{ending}"
 
 
 def upload(upload_id: str) -> str:
@@ -53,11 +57,11 @@ class ResultKey:
 def parse_result(key: str) -> ResultKey | None:
     """The parts of a result's key; None for any other key.
 
-    >>> parse_result(result("user_1", "job_1", 2, 0))
+    >>> parse_result(result("user_1", "job_1", 2, 0, "webm"))
     ResultKey(owner_id='user_1', job_id='job_1', attempt=2, index=0)
     >>> parse_result("results/user_1/notes.txt")
     """
-    match = re.match(r"results/([^/]+)/([^/]+)/([0-9]+)/([0-9]+)\.png\Z", key)
+    match = re.match(r"results/([^/]+)/([^/]+)/([0-9]+)/([0-9]+)\.(?:png|webm|webp)\Z", key)
     if match is None:
         return None
     owner_id, job_id, attempt, index = match.groups()

@@ -42,18 +42,8 @@ class Rows:
 
     def problems(self, found: tuple[Problem, ...]) -> tuple[Problem, ...]:
         """`found` while checking, with the true reason for rows that could not be read."""
-        kept = [problem for problem in found if row_of(problem.pointer) not in self.unreadable]
-        return tuple(sorted([*kept, *self.unreadable.values()], key=lambda problem: row_of(problem.pointer)))
-
-
-def row_of(pointer: str) -> int:
-    """The row that a pointer leads into, or -1.
-
-    >>> row_of("/rows/3/steps"), row_of("/name")
-    (3, -1)
-    """
-    parts = pointer.split("/")
-    return int(parts[2]) if len(parts) > 2 and parts[1] == "rows" and parts[2].isdigit() else -1
+        kept = [problem for problem in found if problem.row not in self.unreadable]
+        return tuple(sorted([*kept, *self.unreadable.values()], key=lambda problem: problem.row))
 
 
 def _unreadable(index: int, message: str, hint: str = "") -> Problem:

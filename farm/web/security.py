@@ -48,7 +48,7 @@ def origin_of(url: str) -> str:
 
 
 def content_security_policy(nonce: str, store_origin: str) -> str:
-    """Only our own scripts and styles run; pictures and uploads may also go to the store."""
+    """Only our own scripts and styles run; pictures, videos and uploads may also go to the store."""
     return "; ".join(
         (
             "default-src 'self'",
@@ -56,6 +56,7 @@ def content_security_policy(nonce: str, store_origin: str) -> str:
             f"style-src 'self' 'nonce-{nonce}'",
             "style-src-attr 'unsafe-inline'",
             f"img-src 'self' data: blob: {store_origin}".rstrip(),
+            f"media-src 'self' {store_origin}".rstrip(),
             f"connect-src 'self' {store_origin}".rstrip(),
             "object-src 'none'",
             "base-uri 'none'",

@@ -52,8 +52,8 @@ class Effects:
     # the store
     #: write the file with this hash to the path
     fetch: Callable[[str, Path], None]
-    #: write a picture, make sure that it is there, return its hash
-    upload: Callable[[str, bytes], str]
+    #: write a file of this media type, make sure that it is there, return its hash
+    upload: Callable[[str, bytes, str], str]
     # the device
     load_model: Callable[[Path], LoadedModel]
     load_adapter: Callable[[Path, Layout, str, str], Adapter]
@@ -128,8 +128,8 @@ def store_effects(store: Store) -> Mapping[str, Any]:
     def fetch(sha256: str, path: Path) -> None:
         store.download(keys.blob(sha256), path)
 
-    def upload(key: str, data: bytes) -> str:
-        sha256 = store.put_bytes(key, data, "image/png")
+    def upload(key: str, data: bytes, media_type: str) -> str:
+        sha256 = store.put_bytes(key, data, media_type)
         store.verify(key, size=len(data), sha256=sha256)
         return sha256
 

@@ -13,13 +13,16 @@ import structlog
 from farm.clock import Clock
 from farm.jobs.loading import JobForWorker
 from farm.jobs.prepare import Network
+from farm.jobs.spec import JobSpec
 from farm.jobs.states import Stage
 from farm.lora.layout import Layout
 from farm.lora.schedule import StrengthPlan
 from farm.lora.tensors import Adapter
 from farm.models import families
+from farm.models.hires import Hires
 from farm.models.sampler import SampleSpec
 from farm.prompt import resolve, tags
+from farm.prompt.passes import Plans, plans
 from farm.store.disk import DiskCache
 from farm.store.trees import ManifestFile, Tree, open_tree
 from farm.worker.effects import Effects
@@ -38,6 +41,8 @@ class Prepared:
     held: HeldJob
     spec: SampleSpec
     plan: StrengthPlan
+    #: of the second pass, if there is one
+    second_plan: StrengthPlan | None
     adapters: Mapping[str, Adapter]
     #: sentences for the job, beyond those of its submission
     warnings: tuple[str, ...]
@@ -90,7 +95,7 @@ class Preparer:
                 }
             planned = self._plan(job, layout)
             if self._debug:
-                log_layers(planned.plan, adapters, layout)
+                log_layers(planned.first, adapters, layout)
             warnings = [*planned.notes, *(text for adapter in adapters.values() for text in adapter.warnings)]
             spec = job.spec
             return Prepared(
@@ -105,8 +110,12 @@ class Preparer:
                     guidance_scale=spec.guidance_scale or 0.0,
                     sampler=families.normalise_sampler(spec.sampler or ""),
                     seeds=job.seeds,
+                    frames=spec.frames,
+                    fps=spec.fps,
+                    hires=_hires(spec),
                 ),
-                plan=planned.plan,
+                plan=planned.first,
+                second_plan=planned.second,
                 adapters=adapters,
                 warnings=tuple(text for text in dict.fromkeys(warnings) if text not in job.warnings),
                 pins=pins.pop_all(),
@@ -171,7 +180,7 @@ class Preparer:
         return self._layouts[key]
 
     @staticmethod
-    def _plan(job: JobForWorker, layout: Layout) -> resolve.ResolvedPlan:
+    def _plan(job: JobForWorker, layout: Layout) -> Plans:
         refs = {
             network.name.casefold(): resolve.AdapterRef(
                 name=network.name,
@@ -181,13 +190,21 @@ class Preparer:
             )
             for network in job.networks
         }
-        return resolve.plan(
+        hires = _hires(job.spec)
+        return plans(
             tags.parse(job.spec.prompt).tags,
             refs,
             layout,
             job.spec.steps or 0,
+            hires.steps if hires else None,
             linear=bool(job.spec.linear_curves),
         )
+
+
+def _hires(spec: JobSpec) -> Hires | None:
+    if spec.hr_scale is None:
+        return None
+    return Hires(scale=spec.hr_scale, steps=spec.hr_steps or 0, strength=spec.hr_strength or 0.0)
 
 
 def log_layers(plan: StrengthPlan, adapters: Mapping[str, Adapter], layout: Layout) -> None:

@@ -12,7 +12,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import structlog
 from PIL import Image
@@ -21,7 +20,10 @@ from farm.clock import Clock
 from farm.errors import Permanent
 from farm.jobs.states import Stage
 from farm.lora.tensors import Adapter
+from farm.models.clip import Clip
+from farm.models.hires import enlarged
 from farm.models.machines import State
+from farm.models.second_pass import begin_second
 from farm.store.trees import Tree
 from farm.worker.device import Device, in_words, is_out_of_memory, needed_bytes
 from farm.worker.effects import Effects
@@ -33,6 +35,8 @@ from farm.worker.progress import Progress
 from farm.worker.rates import Rates
 
 log = structlog.get_logger(__name__)
+
+Result = Image.Image | Clip
 
 #: Reserved for encoding, upload and record when a stopping worker reckons whether a job still fits.
 PUBLISH_SECONDS = 1.0
@@ -50,8 +54,20 @@ class _Turn:
     started: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
     given_up: bool = False
-    pictures: list[Image.Image] = field(default_factory=list)
+    pictures: list[Result] = field(default_factory=list)
     error: BaseException | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """Some pictures of a job on their way through all its steps."""
+
+    pictures: int
+    #: pictures of the job that were finished before
+    done: int
+    #: steps done, of all passes, and the seconds that they took without patching
+    step: int = 0
+    seconds: float = 0.0
 
 
 class Sampler:
@@ -92,8 +108,8 @@ class Sampler:
     def holds_model(self, key: str) -> bool:
         return self._models.holds(key)
 
-    def sample(self, work: Prepared, open_tree: Callable[[], Tree]) -> list[Image.Image]:
-        """The pictures of a job, one for each seed. `open_tree` gives the model's files, should it not be loaded.
+    def sample(self, work: Prepared, open_tree: Callable[[], Tree]) -> list[Result]:
+        """The pictures or clips of a job, one for each seed. `open_tree` gives the model's files, should it not be loaded.
 
         Raises:
             Interrupted: the job must not go on.
@@ -124,14 +140,14 @@ class Sampler:
                     turn.error = error
             turn.ended.set()
 
-    def _serve(self, turn: _Turn) -> list[Image.Image]:
+    def _serve(self, turn: _Turn) -> list[Result]:
         work = turn.work
         # what has not begun when the worker stops is handed back
         self._hands.hand_back_unless(work.held, float("inf"))
         work.held.check()
         hot = self._open(turn)
         batches: deque[tuple[int, ...]] = deque([work.spec.seeds])
-        pictures: list[Image.Image] = []
+        pictures: list[Result] = []
         smaller = False
         while batches:
             try:
@@ -173,41 +189,51 @@ class Sampler:
             hot, held.timings.model_hit = self._models.get(key, load)
         return hot
 
-    def _batch(self, work: Prepared, hot: HotModel, seeds: tuple[int, ...], done: int) -> list[Image.Image]:
+    def _batch(self, work: Prepared, hot: HotModel, seeds: tuple[int, ...], done: int) -> list[Result]:
         """Sample some of the job's pictures together, from the first step to the last."""
         machine, held, timings = hot.machine, work.held, work.held.timings
         assert machine is not None
-        held.steps = work.spec.steps
+        held.steps = work.job.spec.total_steps
         held.check()
         held.stage = Stage.PATCHING
         self._progress.job(held)
         patched = hot.patcher.seconds
         with held.timed(Stage.SAMPLING, self._clock):
+            run = _Run(pictures=len(seeds), done=done)
             state = machine.begin(replace(work.spec, seeds=seeds), work.plan, work.adapters)
-            while not state.done:
-                self._step(work, hot, state, len(seeds), done)
-            pictures: list[Any] = [*machine.finish(state)]
+            self._pass(work, hot, state, run)
+            if work.second_plan is not None:
+                state = begin_second(machine, state, work.second_plan)
+                self._pass(work, hot, state, run)
+                # steps of the two differ in time: what is known of such a job is their mean
+                self._rates.step_took(work.job.batch_key, run.seconds / run.step, run.pictures)
+            pictures: list[Result] = [*machine.finish(state)]
         patching = hot.patcher.seconds - patched
         timings.seconds[Stage.SAMPLING] -= patching
         timings.seconds[Stage.PATCHING] += patching
         return pictures
 
-    def _step(self, work: Prepared, hot: HotModel, state: State, pictures: int, done: int) -> None:
+    def _pass(self, work: Prepared, hot: HotModel, state: State, run: _Run) -> None:
+        while not state.done:
+            self._step(work, hot, state, run)
+
+    def _step(self, work: Prepared, hot: HotModel, state: State, run: _Run) -> None:
         machine, held = hot.machine, work.held
         assert machine is not None
         held.check()
         began, patched = self._clock.monotonic(), hot.patcher.seconds
         self._effects.step(machine, [state])
         took = self._clock.monotonic() - began
-        if state.step > 1 or state.steps == 1:
+        sampling = max(0.0, took - hot.patcher.seconds + patched)
+        run.step += 1
+        run.seconds += sampling
+        if work.second_plan is None and (state.step > 1 or state.steps == 1):
             # the first step warms up
-            self._rates.step_took(
-                work.job.batch_key, max(0.0, took - hot.patcher.seconds + patched), pictures
-            )
+            self._rates.step_took(work.job.batch_key, sampling, run.pictures)
         total = len(work.spec.seeds)
-        held.step = (state.steps * done + state.step * pictures) // total
-        left = (total - done) * state.steps - pictures * state.step
-        self._hands.hand_back_unless(held, took * left / pictures + PUBLISH_SECONDS)
+        held.step = (held.steps * run.done + run.step * run.pictures) // total
+        left = (total - run.done) * held.steps - run.pictures * run.step
+        self._hands.hand_back_unless(held, took * left / run.pictures + PUBLISH_SECONDS)
         self._progress.job(held, seconds_per_step=round(took, 4))
         if self._preview_every and state.step % self._preview_every == 0 and not state.done:
             self._progress.preview(held, machine.preview(state))
@@ -232,9 +258,10 @@ class Sampler:
         needed = needed_bytes(error)
         asked = f"one allocation of {in_words(needed)}" if needed else "more memory"
         free, total = in_words(self._device.memory_free()), in_words(self._device.memory_total)
-        spec = work.spec
+        scale = work.spec.hires.scale if work.spec.hires else 1.0
+        width, height = (enlarged(side, scale, 1) for side in (work.spec.width, work.spec.height))
         return Permanent(
-            f"out of memory: {spec.width}×{spec.height} needed {asked}, {self._device.name} has {free} free of {total}",
+            f"out of memory: {width}×{height} needed {asked}, {self._device.name} has {free} free of {total}",
             "ask for a smaller picture, or render on a device with more memory",
             code="out_of_memory",
         )

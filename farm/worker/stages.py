@@ -100,7 +100,7 @@ class Stages:
         """The state in which this attempt leaves the job; None when another attempt decides."""
         try:
             job = self._patience.until_done("read_job", lambda: self._effects.read_job(held.id), held)
-            held.owner_id, held.steps = job.owner_id, job.spec.steps or 0
+            held.owner_id, held.steps = job.owner_id, job.spec.total_steps
             self._progress.job(held)
             return self._render(job, held, ahead)
         except Interrupted as interruption:

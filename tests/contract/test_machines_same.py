@@ -130,6 +130,31 @@ def test_same_where_the_schedule_of_sd3_depends_on_the_size(tmp_path: Path) -> N
     Pair("sd3", tiny_sd3(tmp_path, shifted=True)).assert_equal(spec_of("sd3"))
 
 
+def test_same_without_the_third_text_encoder_of_sd3(tmp_path: Path) -> None:
+    pipeline = tiny_sd3(tmp_path)
+    pipeline.register_modules(text_encoder_3=None, tokenizer_3=None)
+    Pair("sd3", pipeline).assert_equal(spec_of("sd3"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_same_in_half_precision(tmp_path: Path, family: str) -> None:
+    pipeline = BUILDERS[family](tmp_path).to(torch.bfloat16)
+    spec = spec_of(family)
+    expected, _ = theirs(pipeline, family, spec)
+    pair = Pair(family, pipeline)
+    assert pair.model.dtype == torch.bfloat16
+    state = pair.begin(spec)
+    data = state.save()
+    for latents in expected:
+        pair.machine.step([state])
+        assert state.latents.dtype == latents.dtype
+        assert torch.equal(state.latents, latents)
+    again = SampleState.restore(data, pair.machine)
+    pair.machine.step([again])
+    assert torch.equal(again.latents, expected[0])
+    pair.machine.finish(state)
+
+
 def test_same_where_flux_takes_no_guidance(tmp_path: Path) -> None:
     pair = Pair("flux1", tiny_flux(tmp_path, told=False))
     pair.assert_equal(spec_of("flux1", true_cfg_scale=1.0))
@@ -269,9 +294,12 @@ def test_what_does_not_suit_the_family_is_refused(pair_of: PairOf) -> None:
         BadRequest, match="Euler a does not fit a flux1 model, which predicts flow: one of Flow Euler, UniPC"
     ):
         flux.begin(spec_of("flux1", sampler="euler_a"))
+    with pytest.raises(BadRequest, match=r"height 112 .*: a multiple of 4, at least 4, at most 96"):
+        pair_of("sd3").begin(spec_of("sd3", height=112))
     with pytest.raises(BadRequest, match="9 frames do not suit tiny-flux1: it makes pictures"):
         flux.begin(spec_of("flux1", frames=9))
     with pytest.raises(BadRequest, match="6 frames do not suit tiny-wan: a multiple of 2 and one more"):
         wan.begin(spec_of("wan", frames=6))
+    assert wan.begin(spec_of("wan", frames=None)).latents.shape[2] == 41  # 81 frames
     with pytest.raises(BadRequest, match="flow_euler cannot do 1 steps with this model: ask for more"):
         pair_of("qwenimage").begin(spec_of("qwenimage", steps=1))  # of diffusers' pipeline it is NaN

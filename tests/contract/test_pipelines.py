@@ -161,7 +161,7 @@ def test_without_an_adapter_it_is_the_pipeline(bench_of: BenchOf, name: str) -> 
     for mine, theirs in zip(latents, expected, strict=True):
         assert torch.equal(mine, theirs)
     assert np.abs(made.astype(int) - pictures).max() <= 1
-    frames = (spec.frames,) if bench.model.info.video else ()
+    frames = (spec.frames,) if spec.frames else ()
     assert made.shape == (2, *frames, spec.height, spec.width, 3)
 
 

@@ -29,10 +29,10 @@ from tests.support.jobs import (
 
 Sessions = sessionmaker[Session]
 JOB_FIELDS = {
-    "id", "state", "stage", "step", "steps", "position", "estimated_start", "waiting_because", "worker", "attempt",
+    "id", "state", "stage", "step", "steps", "total_steps", "position", "estimated_start", "waiting_because", "worker", "attempt",
     "batch", "owner", "created_at", "started_at", "finished_at", "error", "images", "networks", "timings", "warnings",
     "prompt", "negative_prompt", "model", "width", "height", "guidance_scale", "sampler", "seed", "count", "priority",
-    "tags", "webhook",
+    "tags", "webhook", "frames", "fps", "hr_scale", "hr_steps", "hr_strength",
 }  # fmt: skip
 
 
@@ -158,7 +158,9 @@ def test_workers_tell_what_they_hold(farm: Sessions) -> None:
         (view,) = views.worker_views(session)
         assert views.worker_view(session, view["id"]) == view
     assert view["models"] == [{"key": MODEL_KEY, "name": "tiny"}]
-    assert view["jobs"] == [{"id": "job_a02", "state": "running", "stage": "sampling", "step": 3, "steps": 4}]
+    assert view["jobs"] == [
+        {"id": "job_a02", "state": "running", "stage": "sampling", "step": 3, "total_steps": 4}
+    ]
 
 
 def test_the_queue_is_summed_up(farm: Sessions) -> None:
@@ -208,7 +210,7 @@ def test_nobody_sees_what_is_not_theirs(farm: Sessions) -> None:
         assert views.queue_summary(session, STRANGER)["mine"]["queued"] == 1
         # of other people's jobs the fleet shows progress, no words and no owner
         assert all(
-            set(job) == {"id", "state", "stage", "step", "steps"}
+            set(job) == {"id", "state", "stage", "step", "total_steps"}
             for job in views.worker_views(session)[0]["jobs"]
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 from PIL import Image
 from redis import Redis
@@ -29,6 +31,7 @@ from farm.embedded.up import environment_of
 from farm.errors import Transient
 from farm.jobs import control
 from farm.jobs.metadata import read_png
+from farm.models.sampler import StepMachine
 from farm.queue import events
 from farm.store.s3 import Store
 from farm.worker.effects import Effects
@@ -36,6 +39,7 @@ from farm.worker.worker import Worker
 from tests.support import jobs as rows
 from tests.support.tiny import tiny_sd15
 from tests.support.worker import Rig, make_rig
+from tests.unit.worker.test_video import clip
 
 Start = Callable[..., Worker]
 
@@ -119,6 +123,72 @@ def test_a_message_becomes_a_picture_in_the_store_and_rows(rig: Rig, start: Star
     assert timings["bytes_fetched"] > 0
     assert not timings["model_hit"]
     assert rows.events_of(rig.sessions, job_id)[-2:] == ["claim", "succeed"]
+
+
+def test_a_clip_becomes_a_video_in_the_store_and_rows(
+    rig: Rig, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine is one that makes clips; everything after it is real."""
+    made = clip(5, size=(64, 48), fps=8.0)
+    monkeypatch.setattr(StepMachine, "finish", lambda machine, state: [made for _ in state.spec.seeds])
+    worker = start()
+    job_id = rig.add_job(count=2, frames=5, fps=8.0)
+    rig.assign(job_id, worker.id)
+    job = rig.wait_for(job_id, "succeeded", "failed")
+    assert (job.state, job.error_message) == ("succeeded", None)
+    for index, image in enumerate(rig.images(job_id)):
+        assert image.object_key == f"results/{rows.OWNER}/{job_id}/1/{index}.webm"
+        assert (image.media_type, image.frames, image.fps, image.duration) == ("video/webm", 5, 8.0, 0.625)
+        assert (image.width, image.height, image.seed) == (64, 48, 7 + index)
+        data = rig.store.get_bytes(image.object_key)
+        assert (hashlib.sha256(data).hexdigest(), len(data)) == (image.sha256, image.size)
+        with av.open(BytesIO(data)) as container:
+            said = json.loads({name.lower(): text for name, text in container.metadata.items()}["farm"])
+            assert len(list(container.decode(video=0))) == 5
+        assert (said["seed"], said["frames"], said["fps"]) == (7 + index, 5, 8.0)
+        assert said == image.info
+        assert image.poster_key is not None
+        still = Image.open(BytesIO(rig.store.get_bytes(image.poster_key)))
+        assert (still.format, still.size) == ("WEBP", (64, 48))
+
+
+def test_a_second_pass_enlarges_the_picture_with_strengths_of_its_own(
+    rig: Rig, start: Start, redis: Redis
+) -> None:
+    rig.add_adapter("ink", scale=3.0)
+    worker = start()
+    prompts = ["a fox <lora:ink:0.5>", "a fox <lora:ink:0.5:hr=0.5>", "a fox <lora:ink:0.5:hr=0>"]
+    jobs = [
+        rig.add_job(prompt, steps=2, hr_scale=1.5, hr_steps=3, hr_strength=0.75, seed=7) for prompt in prompts
+    ]
+    for job_id in jobs:
+        rig.assign(job_id, worker.id)
+    for job_id in jobs:
+        assert rig.wait_for(job_id, "succeeded", "failed").state == "succeeded"
+    plain, same, other = [Image.open(BytesIO(rig.picture(job_id))) for job_id in jobs]
+    assert plain.size == (96, 96)
+    assert plain.tobytes() == same.tobytes() != other.tobytes()
+    (image,) = rig.images(jobs[0])
+    assert (image.width, image.height, image.info["width"], image.info["hr_steps"]) == (96, 96, 64, 3)
+    assert "Denoising strength: 0.75, Hires upscale: 1.5, Hires steps: 3" in plain.text["parameters"]  # type: ignore[attr-defined]
+    steps = [event.data["step"] for event in told(redis, "jobs") if event.data["id"] == jobs[0]]
+    assert steps == sorted(steps)
+    assert max(steps) == 5
+    assert all(event.data["steps"] == 5 for event in told(redis, "jobs"))
+
+
+def test_a_cancel_ends_the_second_pass_too(rig: Rig, start: Start) -> None:
+    gate = Gate(at=4)
+    worker = start(gate)
+    job_id = rig.add_job(steps=3, hr_scale=2.0, hr_steps=50, hr_strength=0.5)
+    rig.assign(job_id, worker.id)
+    assert gate.reached.wait(20)
+    with rig.sessions.begin() as session:
+        control.cancel(session, rows.OWNER, job_id, rows.NOW)
+    rig.wait_until(lambda: worker.hands._held[job_id].cancel)
+    gate.open.set()
+    assert rig.wait_for(job_id, "cancelled", "succeeded").state == "cancelled"
+    assert gate.steps <= 5
 
 
 def test_progress_and_previews_are_told(rig: Rig, start: Start, redis: Redis) -> None:
@@ -353,11 +423,11 @@ def test_a_store_that_is_away_for_a_while_costs_time_only(rig: Rig, start: Start
                 raise Transient("the store is unreachable")
             effects.fetch(sha256, path)
 
-        def upload(key: str, data: bytes) -> str:
+        def upload(key: str, data: bytes, media_type: str) -> str:
             calls["upload"] += 1
             if calls["upload"] <= 2:
                 raise Transient("the store is unreachable")
-            return effects.upload(key, data)
+            return effects.upload(key, data, media_type)
 
         return dataclasses.replace(effects, fetch=fetch, upload=upload)
 

@@ -2,74 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from farm.lora.layout import Layer, Layout
+from farm.lora.algorithms.lora import LowRank
+from farm.lora.layout import Layout
+from farm.models import defaults, families
 from farm.models.families import ModelInfo
 from farm.models.load import LoadedModel
+from farm.models.registry import PIPELINES
 from farm.models.state import SampleSpec
 from tests.support.tiny_dit import SIZE
 
-#: components that adapters may change, the denoisers last
-_TEXT = ("text_encoder", "text_encoder_2", "text_encoder_3")
-_DENOISERS = ("transformer", "transformer_2")
 STEPS = 4
 
 
 def loaded(pipeline: Any, family: str) -> LoadedModel:
-    """Return the pipeline as a loaded model, its layout made of all linear layers, each component one region."""
-    pipeline.set_progress_bar_config(disable=True)
-    parts = {name: getattr(pipeline, name, None) for name in (*_TEXT, *_DENOISERS)}
-    modules = {name: part for name, part in parts.items() if part is not None}
-    for module in (*modules.values(), pipeline.vae):
-        module.requires_grad_(False).eval()
-    layers: dict[str, Layer] = {}
-    for component, root in modules.items():
-        for path, module in root.named_modules():
-            if isinstance(module, nn.Linear):
-                layer = Layer(
-                    component=component,
-                    path=path,
-                    kind="linear",
-                    shape=tuple(module.weight.shape),
-                    bias=module.bias is not None,
-                    block="all",
-                )
-                layers[layer.name] = layer
-    scheduler = dict(pipeline.scheduler.config) | {"_class_name": type(pipeline.scheduler).__name__}
+    """Return the pipeline as a loaded model, as if it had been read from a folder."""
+    parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+    configs = {name: _config(part) for name, part in parts.items()}
+    configs["scheduler"] = _config(pipeline.scheduler)
+    name = type(pipeline).__name__
+    registered = PIPELINES[name]
+    layout = families.layout(family, configs)
     info = ModelInfo(
         name=f"tiny-{family}",
         family=family,
         format="diffusers",
-        pipeline=type(pipeline).__name__,
-        configs={"scheduler": scheduler, "transformer": dict(pipeline.transformer.config)},
-        defaults={},
-        limits={"multiple_of": 16, "min_size": 16, "max_steps": 1000},
+        pipeline=name,
+        configs=configs,
+        defaults=defaults.defaults(family, registered, configs, {}),
+        limits=defaults.limits(registered, configs),
         files=(),
         bytes=0,
+        denoisers=layout.denoisers,
+        video=registered.video,
     )
     return LoadedModel(
         info=info,
-        layout=Layout(
-            family=family,
-            denoisers=tuple(name for name in _DENOISERS if name in modules),
-            text_encoders=tuple(name for name in _TEXT if name in modules),
-            blocks=(),
-            layers=layers,
-        ),
+        layout=layout,
         device=torch.device("cpu"),
         dtype=pipeline.transformer.dtype,
-        modules=modules,
+        modules={name: parts[name] for name in layout.components},
         unet=None,
         vae=pipeline.vae,
-        text_encoders={name: part for name, part in modules.items() if name in _TEXT},
+        text_encoders={name: parts[name] for name in layout.text_encoders},
         tokenizers={},
-        scheduler_config=scheduler,
+        scheduler_config=configs["scheduler"],
         pipeline=pipeline,
     )
+
+
+def _config(part: Any) -> dict[str, Any]:
+    """Return a part's config as a folder holds it."""
+    config = part.config.to_dict() if hasattr(part.config, "to_dict") else dict(part.config)
+    return {**config, "_class_name": type(part).__name__}
 
 
 def spec_of(family: str, **fields: Any) -> SampleSpec:
@@ -124,3 +114,38 @@ def _guidance(family: str, spec: SampleSpec) -> dict[str, Any]:
     if family == "wan":
         told |= {"num_frames": spec.frames, "guidance_scale_2": spec.guidance_scale_2}
     return told
+
+
+class Lora:
+    """Random factors of rank 2 for all linear layers of some components; as `deltas` an adapter for a patcher."""
+
+    def __init__(
+        self, layout: Layout, components: Collection[str], seed: int = 0, scale: float = 0.5
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.factors: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, layer in layout.layers.items():
+            if layer.component in components and layer.kind == "linear":
+                out, into = layer.shape
+                up = torch.randn(out, 2, generator=generator) * scale
+                self.factors[name] = (up, torch.randn(2, into, generator=generator) / into**0.5)
+
+    @property
+    def deltas(self) -> dict[str, LowRank]:
+        return {name: LowRank(up, down) for name, (up, down) in self.factors.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the file's content in peft's names; both of Wan's experts are called `transformer` there."""
+        found: dict[str, Tensor] = {}
+        for name, (up, down) in self.factors.items():
+            component, path = name.split(".", 1)
+            key = f"{component.removesuffix('_2')}.{path}"
+            found |= {f"{key}.lora_A.weight": down.clone(), f"{key}.lora_B.weight": up.clone()}
+        return found
+
+    def write_into(self, pipeline: Any, strength: float) -> None:
+        """Change the weights of a pipeline by hand: W + strength · B A."""
+        for name, (up, down) in self.factors.items():
+            component, path = name.split(".", 1)
+            weight = getattr(pipeline, component).get_submodule(path).weight
+            weight.data += strength * (up @ down)

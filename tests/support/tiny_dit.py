@@ -58,7 +58,7 @@ _CHAT = (
 )
 
 
-def tiny_sd3(folder: Path, seed: int = 0, *, shifted: bool = False) -> StableDiffusion3Pipeline:
+def tiny_sd3(folder: Path, seed: int = 0, *, shifted: bool = False) -> Any:
     """Stable Diffusion 3.5: one block with a second attention. `shifted`: the schedule depends on the size."""
     torch.manual_seed(seed)
     transformer = SD3Transformer2DModel(
@@ -78,7 +78,7 @@ def tiny_sd3(folder: Path, seed: int = 0, *, shifted: bool = False) -> StableDif
     )
     tokenizer = _clip_tokenizer(folder)
     fields = {"use_dynamic_shifting": True} if shifted else {"shift": 3.0}
-    return StableDiffusion3Pipeline(
+    pipeline = StableDiffusion3Pipeline(
         transformer=_filled(transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(**fields),
         vae=_vae(),
@@ -89,9 +89,10 @@ def tiny_sd3(folder: Path, seed: int = 0, *, shifted: bool = False) -> StableDif
         text_encoder_3=T5EncoderModel(_t5_config(T5Config, 48)),
         tokenizer_3=_t5_tokenizer(),
     )
+    return _ready(pipeline)
 
 
-def tiny_flux(folder: Path, seed: int = 0, *, told: bool = True) -> FluxPipeline:
+def tiny_flux(folder: Path, seed: int = 0, *, told: bool = True) -> Any:
     """Flux.1 dev, or with `told=False` schnell, which takes no guidance and no shift by size."""
     torch.manual_seed(seed)
     transformer = FluxTransformer2DModel(
@@ -106,7 +107,7 @@ def tiny_flux(folder: Path, seed: int = 0, *, told: bool = True) -> FluxPipeline
         axes_dims_rope=(4, 6, 6),
     )
     tokenizer = _clip_tokenizer(folder)
-    return FluxPipeline(
+    pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0 if told else 1.0, use_dynamic_shifting=told),
         vae=_vae(),
         text_encoder=CLIPTextModel(_clip_config(tokenizer, 16)),
@@ -115,9 +116,10 @@ def tiny_flux(folder: Path, seed: int = 0, *, told: bool = True) -> FluxPipeline
         tokenizer_2=_t5_tokenizer(),
         transformer=_filled(transformer),
     )
+    return _ready(pipeline)
 
 
-def tiny_qwenimage(folder: Path, seed: int = 0) -> QwenImagePipeline:
+def tiny_qwenimage(folder: Path, seed: int = 0) -> Any:
     """Qwen-Image; its text encoder's eyes are there and never used."""
     torch.manual_seed(seed)
     tokenizer = _qwen_tokenizer()
@@ -153,16 +155,17 @@ def tiny_qwenimage(folder: Path, seed: int = 0) -> QwenImagePipeline:
     scheduler = FlowMatchEulerDiscreteScheduler(
         use_dynamic_shifting=True, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02
     )
-    return QwenImagePipeline(
+    pipeline = QwenImagePipeline(
         scheduler=scheduler,
         vae=vae,
         text_encoder=Qwen2_5_VLForConditionalGeneration(config),
         tokenizer=tokenizer,
         transformer=_filled(transformer),
     )
+    return _ready(pipeline)
 
 
-def tiny_zimage(folder: Path, seed: int = 0) -> ZImagePipeline:
+def tiny_zimage(folder: Path, seed: int = 0) -> Any:
     """Z-Image."""
     torch.manual_seed(seed)
     tokenizer = _qwen_tokenizer()
@@ -178,18 +181,17 @@ def tiny_zimage(folder: Path, seed: int = 0) -> ZImagePipeline:
         axes_dims=[4, 6, 6],
         axes_lens=[1024, 64, 64],
     )
-    return ZImagePipeline(
+    pipeline = ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(),
         text_encoder=Qwen3Model(Qwen3Config(**_qwen_fields(tokenizer), rope_parameters=_rope({}))),
         tokenizer=tokenizer,
         transformer=_filled(transformer),
     )
+    return _ready(pipeline)
 
 
-def tiny_wan(
-    folder: Path, seed: int = 0, *, boundary: float | None = 0.8, expand: bool = False
-) -> WanPipeline:
+def tiny_wan(folder: Path, seed: int = 0, *, boundary: float | None = 0.8, expand: bool = False) -> Any:
     """Wan 2.2 of two experts; with `boundary=None` Wan 2.1, with `expand` Wan 2.2 of 5 B and its times by patch."""
     torch.manual_seed(seed)
     vae = AutoencoderKLWan(
@@ -219,7 +221,7 @@ def tiny_wan(
         )
         for _ in range(1 if boundary is None else 2)
     ]
-    return WanPipeline(
+    pipeline = WanPipeline(
         tokenizer=_t5_tokenizer(),
         text_encoder=UMT5EncoderModel(_t5_config(UMT5Config, _TEXT)),
         vae=vae,
@@ -231,6 +233,7 @@ def tiny_wan(
         boundary_ratio=boundary,
         expand_timesteps=expand,
     )
+    return _ready(pipeline)
 
 
 #: builder of each family's usual model; the folder is for tokenizer files
@@ -250,12 +253,21 @@ def write(family: str, folder: Path) -> Path:
     return folder
 
 
+def _ready(pipeline: Any) -> Any:
+    """Make the modules what `from_pretrained` makes of them: nothing drops out, nothing is trained."""
+    for module in pipeline.components.values():
+        if isinstance(module, nn.Module):
+            module.requires_grad_(False).eval()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
 def _filled(module: nn.Module) -> Any:
     """Give weights that start as zeros a value, so that every layer counts in the picture."""
     for parameter in module.parameters():
         if parameter.ndim > 1 and not parameter.any():
             nn.init.normal_(parameter, std=0.2)
-    return module.eval()
+    return module
 
 
 def _vae() -> AutoencoderKL:

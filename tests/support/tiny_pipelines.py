@@ -320,7 +320,7 @@ def tiny_auraflow(folder: Path, seed: int = 0) -> Any:
         for name, weight in transformer.named_parameters():
             if "norm1" in name:
                 # no bias opens the gates of its blocks
-                weight *= 5
+                weight.mul_(5)
     return AuraFlowPipeline(
         tokenizer=_t5_tokenizer(),
         text_encoder=UMT5EncoderModel(_t5_config(UMT5Config, _TEXT)),

@@ -49,6 +49,7 @@ CONFIGS: dict[str, Any] = {"unet": UNET}
 DEFAULTS = {
     "width": 64, "height": 64, "steps": 20, "guidance_scale": 4.5, "sampler": "ddim", "negative_prompt": "",
 }  # fmt: skip
+STILL = b"RIFF a still WEBP"
 LIMITS = {"multiple_of": 8, "min_size": 8, "max_steps": 1000}
 
 
@@ -206,8 +207,13 @@ def fresh_farm(app: Flask) -> WebFarm:
     )
 
 
-def render(farm: WebFarm, job_id: str, content: bytes = b"\x89PNG picture", *, key: str | None = None) -> str:
-    """Do what scheduler and worker do to a queued job, without rendering; returns the id of its picture."""
+def render(
+    farm: WebFarm, job_id: str, content: bytes = b"\x89PNG picture", *, video: tuple[int, float] | None = None
+) -> str:
+    """Do what scheduler and worker do to a queued job, without rendering; returns the id of its picture.
+
+    `video`: frames and frames a second; then `content` is kept as WebM, with a still beside it.
+    """
     import hashlib
 
     from sqlalchemy import select
@@ -223,8 +229,13 @@ def render(farm: WebFarm, job_id: str, content: bytes = b"\x89PNG picture", *, k
     worker_id = jobs.add_worker(sessions, "gpu 1: cuda:0")
     attempt = jobs.start(sessions, job_id, worker_id)
     owner_id = jobs.job_row(sessions, job_id).owner_id
-    object_key = keys.result(owner_id, job_id, attempt, 0)
-    farm.services.store.put_bytes(object_key, content, "image/png")
+    object_key = keys.result(owner_id, job_id, attempt, 0, "webm" if video else "png")
+    more: dict[str, Any] = {}
+    if video:
+        poster_key = keys.result(owner_id, job_id, attempt, 0, "webp")
+        more = {"media_type": "video/webm", "frames": video[0], "fps": video[1], "poster_key": poster_key}
+        farm.services.store.put_bytes(poster_key, STILL, "image/webp")
+    farm.services.store.put_bytes(object_key, content, more.get("media_type", "image/png"))
     image = jobs.attempts.NewImage(
         index=0, seed=7, width=64, height=64, object_key=object_key, sha256=hashlib.sha256(content).hexdigest(),
         size=len(content),
@@ -232,6 +243,7 @@ def render(farm: WebFarm, job_id: str, content: bytes = b"\x89PNG picture", *, k
             "prompt": "a fox", "negative_prompt": "", "seed": 7, "steps": 4, "sampler": "euler", "guidance_scale": 5.0,
             "width": 64, "height": 64, "model": {"name": "demo", "family": "demo", "sha256": "a" * 64}, "networks": [],
         },
+        **more,
     )  # fmt: skip
     with sessions.begin() as session:
         assert jobs.attempts.succeed(session, job_id, attempt, [image], {"sampling": 1.0}, NOW)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from farm.db.models.base import Base
@@ -144,6 +144,14 @@ class Image(Base):
     object_key: Mapped[str]
     sha256: Mapped[str]
     size: Mapped[int]
+    #: `image/png`, or `video/webm`
+    media_type: Mapped[str] = mapped_column(default="image/png", server_default=text("'image/png'"))
+    frames: Mapped[int] = mapped_column(default=1, server_default=text("1"))
+    #: frames a second, and seconds; None for a picture
+    fps: Mapped[float | None]
+    duration: Mapped[float | None]
+    #: object of the still that stands for a video
+    poster_key: Mapped[str | None]
     #: the JSON that also stands in the file
     info: Mapped[dict[str, Any]]
     starred: Mapped[bool] = mapped_column(default=False)

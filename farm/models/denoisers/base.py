@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from farm.errors import BadRequest
 from farm.models import schedulers
 from farm.models.encode import Text, Texts
 from farm.models.load import LoadedModel
@@ -18,12 +19,13 @@ from farm.models.state import SampleSpec, SampleState
 class Denoiser(Texts, Protocol):
     """A family's own part of sampling, for one loaded model. It keeps nothing of a job."""
 
-    #: frames that a clip shows in a second where the job does not say; None where the family makes pictures
-    fps: float | None
-    #: the number of frames is one more than a multiple of this; 0 where the family makes pictures
-    frame_step: int
+    #: whether it makes clips
+    video: bool
 
     def __init__(self, model: LoadedModel) -> None: ...
+
+    def check_frames(self, spec: SampleSpec) -> None:
+        """Raise BadRequest when the model cannot make this number of frames."""
 
     def guided(self, spec: SampleSpec) -> bool:
         """Whether every picture is also predicted under the negative prompt."""
@@ -31,8 +33,8 @@ class Denoiser(Texts, Protocol):
     def timing(self, spec: SampleSpec) -> dict[str, Any]:
         """Return what the scheduler's `set_timesteps` is told beside the number of steps."""
 
-    def start(self, spec: SampleSpec, scheduler: Any, generators: list[torch.Generator]) -> Tensor:
-        """Return the noise that a run starts from, as the denoiser takes it; row n is of generator n alone."""
+    def noise(self, spec: SampleSpec, generators: list[torch.Generator]) -> Tensor:
+        """Return noise of variance 1, packed as the denoiser takes it; row n is of generator n alone."""
 
     def components(self, state: SampleState) -> tuple[str, ...]:
         """Return the components whose weights act in the state's next step."""
@@ -50,13 +52,15 @@ class Denoiser(Texts, Protocol):
 class PipelineDenoiser:
     """Does what a diffusers pipeline does, with its modules and its own helpers, one step at a time."""
 
-    fps: float | None = None
-    frame_step = 0
+    video = False
     zero_negative = False
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
         self.pipeline: Any = model.pipeline
+
+    def check_frames(self, spec: SampleSpec) -> None:
+        only_pictures(self.model, spec)
 
     def size(self, texts: Sequence[str]) -> int:
         """Texts have the lengths that their pipeline gives them, each on its own."""
@@ -100,6 +104,14 @@ class PipelineDenoiser:
         raise NotImplementedError
 
 
+def only_pictures(model: LoadedModel, spec: SampleSpec) -> None:
+    """Raise BadRequest when several frames are asked of a model that makes pictures."""
+    if spec.frames not in (None, 1):
+        raise BadRequest(
+            f"{spec.frames} frames do not suit {model.info.name}", "it makes pictures: 1", code="bad_frames"
+        )
+
+
 def joined(states: Sequence[SampleState]) -> Tensor:
     """Return the latents of all states, as rows of one pass."""
     return torch.cat([state.latents for state in states])
@@ -107,7 +119,8 @@ def joined(states: Sequence[SampleState]) -> Tensor:
 
 def parted(predicted: Tensor, states: Sequence[SampleState]) -> list[Tensor]:
     """Return each state's rows of what was predicted in one pass."""
-    return list(predicted.split([len(state.latents) for state in states]))
+    sizes = [len(state.latents) for state in states]
+    return list(torch.split(predicted, sizes))
 
 
 def timesteps(states: Sequence[SampleState]) -> Tensor:

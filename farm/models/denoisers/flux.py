@@ -39,7 +39,7 @@ class FluxDenoiser(PipelineDenoiser):
         sigmas = falling(spec.steps) if spec.sampler == "flow_euler" else None
         return {"sigmas": sigmas, "mu": shift(self.model, height * width)}
 
-    def start(self, spec: SampleSpec, scheduler: Any, generators: list[torch.Generator]) -> Tensor:
+    def noise(self, spec: SampleSpec, generators: list[torch.Generator]) -> Tensor:
         channels = self.pipeline.transformer.config.in_channels // 4
         noise: Tensor = self.pipeline.prepare_latents(
             len(generators),
@@ -57,7 +57,7 @@ class FluxDenoiser(PipelineDenoiser):
         transformer = self.pipeline.transformer
         told = [state.spec.guidance_scale for state in states for _ in state.latents]
         guidance = torch.tensor(told, device=latents.device, dtype=torch.float32)
-        place = {"device": latents.device, "dtype": latents.dtype}
+        place: dict[str, Any] = {"device": latents.device, "dtype": latents.dtype}
         height, width = self._patches(states[0].spec)
         predicted = transformer(
             hidden_states=latents,

@@ -28,7 +28,7 @@ class QwenImageDenoiser(PipelineDenoiser):
         height, width = self._patches(spec)
         return {"sigmas": falling(spec.steps), "mu": shift(self.model, height * width)}
 
-    def start(self, spec: SampleSpec, scheduler: Any, generators: list[torch.Generator]) -> Tensor:
+    def noise(self, spec: SampleSpec, generators: list[torch.Generator]) -> Tensor:
         channels = self.pipeline.transformer.config.in_channels // 4
         noise: Tensor = self.pipeline.prepare_latents(
             len(generators),
@@ -58,8 +58,8 @@ class QwenImageDenoiser(PipelineDenoiser):
 
     def guide(self, state: SampleState, positive: Tensor, negative: Tensor) -> Tensor:
         guided = super().guide(state, positive, negative)
-        wanted = torch.norm(positive, dim=-1, keepdim=True)
-        return guided * (wanted / torch.norm(guided, dim=-1, keepdim=True))
+        found: Tensor = guided * (_lengths(positive) / _lengths(guided))
+        return found
 
     def unpack(self, latents: Tensor, spec: SampleSpec) -> Tensor:
         factor = self.pipeline.vae_scale_factor
@@ -75,3 +75,9 @@ class QwenImageDenoiser(PipelineDenoiser):
         """Return height and width in patches of 2 × 2 latents."""
         edge = self.pipeline.vae_scale_factor * 2
         return spec.height // edge, spec.width // edge
+
+
+def _lengths(predicted: Tensor) -> Tensor:
+    """Return the length of each patch's prediction (n, patches, 1)."""
+    found: Tensor = torch.norm(predicted, dim=-1, keepdim=True)
+    return found

@@ -29,7 +29,7 @@ class SD3Denoiser(PipelineDenoiser):
         edge = self.pipeline.vae_scale_factor * self.pipeline.patch_size
         return {"mu": shift(self.model, (spec.height // edge) * (spec.width // edge))}
 
-    def start(self, spec: SampleSpec, scheduler: Any, generators: list[torch.Generator]) -> Tensor:
+    def noise(self, spec: SampleSpec, generators: list[torch.Generator]) -> Tensor:
         channels = self.pipeline.transformer.config.in_channels
         noise: Tensor = self.pipeline.prepare_latents(
             len(generators),

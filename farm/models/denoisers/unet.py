@@ -9,6 +9,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from farm.models.denoisers.base import only_pictures
 from farm.models.denoisers.clip import ChunkedTexts
 from farm.models.state import SampleSpec, SampleState
 
@@ -16,8 +17,10 @@ from farm.models.state import SampleSpec, SampleState
 class UNetDenoiser(ChunkedTexts):
     """Denoises with the UNet of one loaded model."""
 
-    fps = None
-    frame_step = 0
+    video = False
+
+    def check_frames(self, spec: SampleSpec) -> None:
+        only_pictures(self.model, spec)
 
     def guided(self, spec: SampleSpec) -> bool:
         return spec.guidance_scale > 1 and not self.model.guidance_is_told
@@ -25,12 +28,13 @@ class UNetDenoiser(ChunkedTexts):
     def timing(self, spec: SampleSpec) -> dict[str, Any]:
         return {}
 
-    def start(self, spec: SampleSpec, scheduler: Any, generators: list[torch.Generator]) -> Tensor:
-        """Return noise (n, channels, h, w) as strong as the scheduler begins with."""
+    def noise(self, spec: SampleSpec, generators: list[torch.Generator]) -> Tensor:
         scale = self.model.scale
         shape = (len(generators), self.model.latent_channels, spec.height // scale, spec.width // scale)
-        noise = randn_tensor(shape, generator=generators, device=self.model.device, dtype=self.model.dtype)
-        return noise * scheduler.init_noise_sigma
+        noise: Tensor = randn_tensor(
+            shape, generator=generators, device=self.model.device, dtype=self.model.dtype
+        )
+        return noise
 
     def components(self, state: SampleState) -> tuple[str, ...]:
         return self.model.layout.denoisers

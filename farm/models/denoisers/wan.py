@@ -8,20 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from farm.errors import BadRequest
 from farm.models.denoisers.base import PipelineDenoiser, joined, parted, timesteps, tokens
 from farm.models.encode import Text
-from farm.models.load import LoadedModel
 from farm.models.state import SampleSpec, SampleState
 
 
 class WanDenoiser(PipelineDenoiser):
     """Denoises as `WanPipeline` does: latents are float32 whatever the model's dtype."""
 
-    fps = 16.0
+    video = True
 
-    def __init__(self, model: LoadedModel) -> None:
-        super().__init__(model)
-        self.frame_step = self.pipeline.vae_scale_factor_temporal
+    def check_frames(self, spec: SampleSpec) -> None:
+        every = self.pipeline.vae_scale_factor_temporal
+        frames = self._frames(spec)
+        if frames < 1 or (frames - 1) % every:
+            raise BadRequest(
+                f"{frames} frames do not suit {self.model.info.name}",
+                f"a multiple of {every} and one more, such as {every * 20 + 1}",
+                code="bad_frames",
+            )
 
     def encode(self, text: str, size: int) -> Text:
         """Return UMT5's tokens, filled up with zeros to 512."""
@@ -33,13 +39,13 @@ class WanDenoiser(PipelineDenoiser):
     def timing(self, spec: SampleSpec) -> dict[str, Any]:
         return {}
 
-    def start(self, spec: SampleSpec, scheduler: Any, generators: list[torch.Generator]) -> Tensor:
+    def noise(self, spec: SampleSpec, generators: list[torch.Generator]) -> Tensor:
         noise: Tensor = self.pipeline.prepare_latents(
             len(generators),
             self.pipeline.transformer.config.in_channels,
             spec.height,
             spec.width,
-            spec.frames,
+            self._frames(spec),
             torch.float32,
             self.model.device,
             generators,
@@ -73,6 +79,10 @@ class WanDenoiser(PipelineDenoiser):
         if self._low_noise(state) and state.spec.guidance_scale_2 is not None:
             scale = state.spec.guidance_scale_2
         return negative + scale * (positive - negative)
+
+    def _frames(self, spec: SampleSpec) -> int:
+        """Return how many frames a job asks for: as many as is usual for the model when it does not say."""
+        return spec.frames or int(self.model.info.defaults["frames"])
 
     def _low_noise(self, state: SampleState) -> bool:
         ratio = self.pipeline.config.boundary_ratio

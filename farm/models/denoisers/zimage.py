@@ -34,7 +34,7 @@ class ZImageDenoiser(PipelineDenoiser):
         sigmas = torch.linspace(1.0, 1 / spec.steps, spec.steps).to(torch.float64).numpy()
         return {"sigmas": sigmas, "mu": shift(self.model, patches)}
 
-    def start(self, spec: SampleSpec, scheduler: Any, generators: list[torch.Generator]) -> Tensor:
+    def noise(self, spec: SampleSpec, generators: list[torch.Generator]) -> Tensor:
         channels = self.pipeline.transformer.in_channels
         noise: Tensor = self.pipeline.prepare_latents(
             len(generators), channels, spec.height, spec.width, torch.float32, self.model.device, generators

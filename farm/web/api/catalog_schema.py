@@ -65,6 +65,7 @@ class ModelView(BaseModel):
     pipeline: str
     defaults: dict[str, Any]
     limits: dict[str, Any]
+    second_pass: bool = Field(description="Whether a job may ask for `hr_scale`.")
     files: int
     owner: str
     created_at: datetime
@@ -96,7 +97,7 @@ class PresetList(BaseModel):
 
 
 class ImageView(BaseModel):
-    """A finished picture."""
+    """A finished picture or video."""
 
     id: str
     job: str
@@ -109,8 +110,13 @@ class ImageView(BaseModel):
     size: int
     starred: bool
     created_at: datetime
+    media_type: str = Field(description="`image/png` or `video/webm`.")
+    frames: int
+    fps: float | None
+    duration: float | None = Field(description="Seconds of a video.")
     info: dict[str, Any]
     url: str
+    poster: str | None = Field(description="Where the still of a video is.")
 
 
 class ImagePage(Page):

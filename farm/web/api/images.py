@@ -10,9 +10,9 @@ from flask import Response, jsonify, redirect, request
 from pydantic import BaseModel, Field
 from werkzeug.wrappers import Response as BaseResponse
 
-from farm.errors import BadRequest
+from farm.errors import BadRequest, NotFound
 from farm.jobs import metadata, views
-from farm.web import pictures
+from farm.web import content, pictures
 from farm.web.api import views as shown
 from farm.web.api.catalog_schema import ImageMetadata, ImagePage, ImageView, InspectedImage
 from farm.web.api.common import PageQuery, Strict, blueprint, check_if_match, conditional, page, with_etag
@@ -23,7 +23,12 @@ from farm.web.services import services
 api = blueprint("images", "Finished pictures.")
 
 GET_SECONDS = 300
+ENDINGS = {"image/png": ".png", "video/webm": ".webm"}
+POSTER_TYPE = "image/webp"
 PNG = {"content": {"image/png": {"schema": {"type": "string"}}}}
+BYTES = {"content": {kind: {"schema": {"type": "string"}} for kind in ("image/png", "video/webm")}}
+PART = {**BYTES, "description": "The part that Range asked for."}
+REDIRECT = {"description": "Where the bytes are."}
 
 
 class ImagePath(BaseModel):
@@ -78,29 +83,47 @@ def show_image(path: ImagePath) -> Response:
     return with_etag(shown.image(_view(path.image_id)))
 
 
-@api.get(
-    "/images/<id:image_id>/content", responses={"200": PNG, "302": {"description": "Where the bytes are."}}
-)
+@api.get("/images/<id:image_id>/content", responses={"200": BYTES, "206": PART, "302": REDIRECT})
 def show_content(path: ImagePath, query: ContentQuery) -> BaseResponse:
-    """The PNG itself: a redirect to the store, or the bytes where the store is out of the browser's reach."""
+    """The file itself: a redirect to the store, or the bytes where the store is out of the browser's reach."""
     view = _view(path.image_id)
-    name = f"{view['id']}.png" if query.download else None
+    name = f"{view['id']}{ENDINGS[view['media_type']]}" if query.download else None
     if not query.stream and store_is_in_reach(request.host, services().store_origin):
-        url = services().store.presigned_get(
-            view["object_key"], seconds=GET_SECONDS, filename=name, content_type="image/png"
-        )
-        response: BaseResponse = redirect(url)
-        # shorter than the address is valid, so that nobody is sent to one that has expired
-        response.headers["Cache-Control"] = f"private, max-age={GET_SECONDS // 2}"
-        return response
-    response = Response(mimetype="image/png")
-    response.set_etag(view["sha256"])
-    response.headers["Cache-Control"] = "private, max-age=31536000, immutable"
-    if name is not None:
-        response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    if view["sha256"] not in request.if_none_match:
-        response.set_data(services().store.get_bytes(view["object_key"]))
+        return _redirect(view["object_key"], view["media_type"], name)
+    return content.answer(
+        services().store,
+        view["object_key"],
+        size=view["size"],
+        sha256=view["sha256"],
+        media_type=view["media_type"],
+        name=name,
+    )
+
+
+@api.get(
+    "/images/<id:image_id>/poster",
+    responses={"200": {"content": {"image/webp": {"schema": {"type": "string"}}}}, "302": REDIRECT},
+)
+def show_poster(path: ImagePath) -> BaseResponse:
+    """The still of a video: its middle frame."""
+    view = _view(path.image_id)
+    key = view["poster_key"]
+    if key is None:
+        raise NotFound("a picture has no still", "ask for its content", code="no_poster")
+    if store_is_in_reach(request.host, services().store_origin):
+        return _redirect(key, POSTER_TYPE, None)
+    response = Response(services().store.get_bytes(key), mimetype=POSTER_TYPE)
+    response.set_etag(f"{view['sha256']}-poster")
+    response.headers["Cache-Control"] = content.FOREVER
     return conditional(response)
+
+
+def _redirect(key: str, media_type: str, name: str | None) -> BaseResponse:
+    url = services().store.presigned_get(key, seconds=GET_SECONDS, filename=name, content_type=media_type)
+    response: BaseResponse = redirect(url)
+    # shorter than the address is valid, so that nobody is sent to one that has expired
+    response.headers["Cache-Control"] = f"private, max-age={GET_SECONDS // 2}"
+    return response
 
 
 def store_is_in_reach(host: str, store_origin: str) -> bool:

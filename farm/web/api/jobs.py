@@ -192,7 +192,8 @@ def job_events(path: JobPath) -> Response:
     def now() -> tuple[str, bool]:
         with here.sessions() as session:
             state = views.job_view(session, user.id, path.job_id)
-        facts = {name: state[name] for name in ("id", "state", "stage", "step", "steps", "worker")}
+        facts = {name: state[name] for name in ("id", "state", "stage", "step", "worker")}
+        facts["steps"] = state["total_steps"]
         return sse.frame(facts, event="job"), State(state["state"]) in TERMINAL
 
     frames = sse.follow(

@@ -68,6 +68,11 @@ class JobImage(BaseModel):
     width: int
     height: int
     url: str
+    media_type: str = Field(description="`image/png` or `video/webm`.")
+    frames: int
+    fps: float | None
+    duration: float | None = Field(description="Seconds of a video.")
+    poster: str | None = Field(description="Where the still of a video is.")
 
 
 class JobView(BaseModel):
@@ -78,6 +83,7 @@ class JobView(BaseModel):
     stage: Stage | None
     step: int
     steps: int
+    total_steps: int = Field(description="Those of a second pass included: what `step` counts up to.")
     position: int | None = Field(
         description="Jobs of everybody that stand before it; null once it has started."
     )
@@ -111,6 +117,11 @@ class JobView(BaseModel):
     tags: list[str]
     webhook: str | None
     linear_curves: bool
+    frames: int | None
+    fps: float | None
+    hr_scale: float | None
+    hr_steps: int | None
+    hr_strength: float | None
 
 
 class AttemptView(BaseModel):
@@ -166,7 +177,8 @@ class Validation(BaseModel):
     networks: list[NetworkView] = []
     warnings: list[str] = []
     explain: dict[str, Any] | None = Field(
-        None, description="Strength per adapter, component, block and step."
+        None,
+        description="Strength per adapter, component, block and step; of the second pass in `second_pass`.",
     )
     estimate: EstimateView | None = None
 

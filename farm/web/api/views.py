@@ -19,14 +19,22 @@ def image_url(image_id: str) -> str:
     return f"{PREFIX}/images/{image_id}/content"
 
 
+def poster_url(image: dict[str, Any]) -> str | None:
+    """Where the still of a video is."""
+    return f"{PREFIX}/images/{image['id']}/poster" if image["media_type"].startswith("video/") else None
+
+
 def job(view: dict[str, Any]) -> dict[str, Any]:
-    images = [{**image, "url": image_url(image["id"])} for image in view.get("images", ())]
+    images = [
+        {**image, "url": image_url(image["id"]), "poster": poster_url(image)}
+        for image in view.get("images", ())
+    ]
     return {**view, "images": images}
 
 
 def image(view: dict[str, Any]) -> dict[str, Any]:
-    shown = {name: value for name, value in view.items() if name != "object_key"}
-    return {**shown, "url": image_url(view["id"])}
+    shown = {name: value for name, value in view.items() if name not in {"object_key", "poster_key"}}
+    return {**shown, "url": image_url(view["id"]), "poster": poster_url(view)}
 
 
 def adapter(view: dict[str, Any]) -> dict[str, Any]:

@@ -54,9 +54,12 @@ def act() -> str | Response | tuple[str, int]:
         try:
             if request.form.get("do") == "check":
                 found = prepare(session, user.id, forms.spec_of(form), limits=services().limits)
-                strip = strips.of_explain(explain(session, found))
+                explained = explain(session, found)
+                strip, second = strips.of_explain(explained), strips.of_second_pass(explained)
                 sentence = estimate(session, found).sentence
-                return _render(session, form, strip=strip, warnings=found.warnings, sentence=sentence)
+                return _render(
+                    session, form, strip=strip, second=second, warnings=found.warnings, sentence=sentence
+                )
             job_id = submit(
                 session, user.id, forms.spec_of(form), limits=services().limits, now=services().now()
             )
@@ -116,6 +119,7 @@ def _render(
     *,
     problems: defaultdict[str, list[Problem]] | None = None,
     strip: strips.Strip | None = None,
+    second: strips.Strip | None = None,
     warnings: tuple[str, ...] = (),
     sentence: str = "",
     recalled: bool = False,
@@ -142,7 +146,8 @@ def _render(
             for adapter in known
         ],
         "models": [
-            {key: model[key] for key in ("name", "family", "defaults", "limits")} for model in all_models
+            {key: model[key] for key in ("name", "family", "defaults", "limits", "second_pass")}
+            for model in all_models
         ],
         "presets": saved,
         "recalled": recalled,
@@ -156,8 +161,11 @@ def _render(
         models=all_models,
         presets=saved,
         samplers=LABELS.items(),
+        max_frames=services().limits.max_frames,
+        videos=any("frames" in model["defaults"] for model in all_models),
         used=prompts.adapters(form["prompt"]),
         strip=strip,
+        second=second,
         warnings=warnings,
         estimate=sentence,
         estimate_head="",

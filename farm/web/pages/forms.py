@@ -22,6 +22,11 @@ FIELDS = (
     "seed",
     "count",
     "priority",
+    "frames",
+    "fps",
+    "hr_scale",
+    "hr_steps",
+    "hr_strength",
 )
 BLANK: Mapping[str, str] = {**dict.fromkeys(FIELDS, ""), "count": "1", "priority": "normal"}
 

@@ -16,7 +16,7 @@ from farm.web import notify
 from farm.web.auth import current_user
 from farm.web.pages import acts, forms, strips, words
 from farm.web.pages.create import with_preview
-from farm.web.pages.queue import strip_of
+from farm.web.pages.queue import second_strip_of, strip_of
 from farm.web.services import services
 
 blueprint = Blueprint("jobs", __name__)
@@ -60,9 +60,11 @@ def _context(job_id: str) -> dict[str, Any]:
         names = {worker["id"]: worker["name"] for worker in views.worker_views(session)}
         recorded = (job.get("timings") or {}).get("strengths")
         strip = strips.of_explain(recorded) if recorded else strip_of(session, job)
+        second = None if recorded else second_strip_of(session, job)
     return {
         "job": job,
         "strip": strip,
+        "second": second,
         "recorded": bool(recorded),
         "workers_by_id": names,
         "lanes": time_lanes(job),

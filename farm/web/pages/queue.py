@@ -19,7 +19,10 @@ from farm.web.services import services
 blueprint = Blueprint("queue", __name__)
 
 #: fields of a job that its strengths follow from
-STRENGTHS_FROM = ("prompt", "model", "width", "height", "steps", "sampler", "guidance_scale", "linear_curves")
+STRENGTHS_FROM = (
+    "prompt", "model", "width", "height", "steps", "sampler", "guidance_scale", "linear_curves", "hr_scale", "hr_steps",
+    "hr_strength",
+)  # fmt: skip
 #: a job's prompt never changes
 _explained: Recent[str, dict[str, Any]] = Recent(most=512)
 
@@ -60,10 +63,21 @@ def _lanes() -> dict[str, Any]:
 
 def strip_of(session: Session, job: dict[str, Any]) -> strips.Strip | None:
     """What each step of `job` gets, worked out from its prompt; None when that is not possible any more."""
-    if not job["networks"]:
-        return None
-    explained = _explained.get(job["id"], lambda: _explain(session, job))
-    return strips.of_explain(explained, reached=job["step"] if job["state"] == "running" else None)
+    return strips.of_explain(explained(session, job), reached=_reached(job))
+
+
+def second_strip_of(session: Session, job: dict[str, Any]) -> strips.Strip | None:
+    """The same for its second pass; None when it has none."""
+    return strips.of_second_pass(explained(session, job), reached=_reached(job))
+
+
+def explained(session: Session, job: dict[str, Any]) -> dict[str, Any] | None:
+    """The `explain` object of a job; None without adapters, or when they or the model are gone."""
+    return _explained.get(job["id"], lambda: _explain(session, job)) if job["networks"] else None
+
+
+def _reached(job: dict[str, Any]) -> int | None:
+    return job["step"] if job["state"] == "running" else None
 
 
 def _explain(session: Session, job: dict[str, Any]) -> dict[str, Any] | None:

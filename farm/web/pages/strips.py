@@ -37,6 +37,8 @@ class Strip:
     rows: tuple[Row, ...]
     #: the step under way; 0 before the first, None when the strip is not about a running job
     reached: int | None = None
+    #: steps of an earlier pass, from whose end these count
+    before: int = 0
 
     @property
     def marks(self) -> tuple[int, ...]:
@@ -82,7 +84,18 @@ def sentence(strengths: Sequence[float]) -> str:
     )
 
 
-def of_explain(explain: Mapping[str, Any] | None, *, reached: int | None = None) -> Strip | None:
+def of_second_pass(explain: Mapping[str, Any] | None, *, reached: int | None = None) -> Strip | None:
+    """The strip of the second pass of an `explain` object, of a job that has done `reached` steps of both."""
+    if not explain:
+        return None
+    before = int(explain["steps"])
+    inside = None if reached is None else max(0, reached - before)
+    return of_explain(explain.get("second_pass"), reached=inside, before=before)
+
+
+def of_explain(
+    explain: Mapping[str, Any] | None, *, reached: int | None = None, before: int = 0
+) -> Strip | None:
     """The strip of an `explain` object; None when there is nothing to draw."""
     if not explain or not explain.get("adapters"):
         return None
@@ -91,7 +104,9 @@ def of_explain(explain: Mapping[str, Any] | None, *, reached: int | None = None)
         for adapter in explain["adapters"]
         for row in _rows(str(adapter["name"]), adapter.get("strengths") or {})
     ]
-    return Strip(steps=int(explain["steps"]), rows=tuple(rows), reached=reached) if rows else None
+    if not rows:
+        return None
+    return Strip(steps=int(explain["steps"]), rows=tuple(rows), reached=reached, before=before)
 
 
 def _rows(name: str, strengths: Mapping[str, Mapping[str, Sequence[float]]]) -> Iterable[Row]:

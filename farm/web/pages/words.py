@@ -188,12 +188,12 @@ def sampler(key: str | None) -> str:
 def progress(job: dict[str, Any]) -> int:
     """Percent of a job's steps that are done.
 
-    >>> progress({"state": "running", "step": 5, "steps": 20}), progress({"state": "succeeded"})
+    >>> progress({"state": "running", "step": 5, "total_steps": 20}), progress({"state": "succeeded"})
     (25, 100)
     """
     if job["state"] == "succeeded":
         return 100
-    return round(100 * (job.get("step") or 0) / max(1, job.get("steps") or 1))
+    return round(100 * (job.get("step") or 0) / max(1, job.get("total_steps") or 1))
 
 
 def job_words(job: dict[str, Any]) -> str:
@@ -202,7 +202,7 @@ def job_words(job: dict[str, Any]) -> str:
     if state == "running":
         where = f" on {job['worker']}" if job.get("worker") else ""
         if stage == "sampling":
-            return f"step {job.get('step') or 0} of {job['steps']}{where}"
+            return f"step {job.get('step') or 0} of {job['total_steps']}{where}"
         return f"{STAGES.get(stage or '', 'starting')}{where}"
     if state in {"queued", "assigned"}:
         return str(

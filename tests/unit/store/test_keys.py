@@ -11,9 +11,9 @@ from farm.store import keys
 IDS = st.text("abcXYZ019_-", min_size=1, max_size=30)
 
 
-@given(IDS, IDS, st.integers(0, 10**6), st.integers(0, 10**6))
-def test_result_keys_round_trip(owner: str, job: str, attempt: int, index: int) -> None:
-    key = keys.parse_result(keys.result(owner, job, attempt, index))
+@given(IDS, IDS, st.integers(0, 10**6), st.integers(0, 10**6), st.sampled_from(["png", "webm", "webp"]))
+def test_result_keys_round_trip(owner: str, job: str, attempt: int, index: int, ending: keys.Ending) -> None:
+    key = keys.parse_result(keys.result(owner, job, attempt, index, ending))
     assert key == keys.ResultKey(owner_id=owner, job_id=job, attempt=attempt, index=index)
 
 

@@ -76,7 +76,7 @@ function progress(data) {
     for (const text of part.querySelectorAll("[data-words]")) text.textContent = words({ ...data, steps });
     for (const text of part.querySelectorAll("[data-left]")) text.textContent = left({ ...data, steps });
     if (data.preview) for (const holder of part.querySelectorAll("[data-preview]")) preview(holder, data);
-    for (const strip of part.querySelectorAll(".strip[data-reached]")) reach(strip, data.step || 0);
+    for (const strip of part.querySelectorAll(".strip[data-reached]")) reach(strip, Math.max(0, (data.step || 0) - Number(strip.dataset.before || 0)));
   }
 }
 

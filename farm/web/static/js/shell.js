@@ -1,4 +1,5 @@
 /** What every page does: theme, shortcuts, live connection, messages, and small conveniences of forms. */
+import * as films from "./films.js";
 import { ask } from "./http.js";
 import * as keys from "./keys.js";
 import * as live from "./live.js";
@@ -66,6 +67,7 @@ document.body.addEventListener("htmx:config:request", (event) => {
 
 if (shell) {
   live.start();
+  films.start();
   times.start();
   keys.start();
 }

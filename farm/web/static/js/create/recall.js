@@ -5,7 +5,7 @@ import { park, parked } from "./cards.js";
 import { changed, data, form, onChange, spec } from "./state.js";
 
 const DRAFT = "farm-draft";
-const FIELDS = ["prompt", "negative_prompt", "model", "width", "height", "steps", "guidance_scale", "sampler", "seed", "count", "priority"];
+const FIELDS = ["prompt", "negative_prompt", "model", "width", "height", "steps", "guidance_scale", "sampler", "seed", "count", "priority", "frames", "fps", "hr_scale", "hr_steps", "hr_strength"];
 const veil = document.getElementById("drop-veil");
 
 /** Fills the form from a job's spec; with `all`, fields that it lacks become empty. */
@@ -23,6 +23,7 @@ export function fill(found, { all = false } = {}) {
     }
   }
   if (form.elements.negative_prompt.value) form.querySelector(".negative").open = true;
+  if (form.elements.hr_scale.value) document.getElementById("hires").open = true;
   changed("recall");
   return missing;
 }

@@ -38,16 +38,22 @@ export function writeTag(tag, origin) {
   write(text.slice(0, tag.start) + tag + text.slice(tag.end), origin);
 }
 
-/** The job that the form asks for; what is empty is left out. */
+export const makesVideos = () => "frames" in (modelOf()?.defaults ?? {});
+
+/** Whether the form asks for a second pass that the model can make. */
+export const secondPass = () => Boolean(form.elements.hr_scale.value.trim() && modelOf()?.second_pass);
+
+/** The job that the form asks for; what is empty is left out, and what the model cannot do. */
 export function spec() {
   const asked = { prompt: area.value };
   for (const name of ["negative_prompt", "model", "sampler", "priority"]) {
     const value = form.elements[name]?.value ?? "";
     if (value.trim()) asked[name] = value;
   }
-  for (const name of ["width", "height", "steps", "guidance_scale", "seed", "count"]) {
-    const value = form.elements[name].value.trim();
-    if (value) asked[name] = Number.isFinite(Number(value)) ? Number(value) : value;
+  for (const name of ["width", "height", "steps", "guidance_scale", "seed", "count", "frames", "fps", "hr_scale", "hr_steps", "hr_strength"]) {
+    const value = form.elements[name]?.value.trim();
+    if (!value || (name.startsWith("hr_") && !secondPass()) || (["frames", "fps"].includes(name) && !makesVideos())) continue;
+    asked[name] = Number.isFinite(Number(value)) ? Number(value) : value;
   }
   return asked;
 }

@@ -81,13 +81,20 @@ export function stopAwaiting() {
   if (holder.querySelector(".skeleton")) card.hidden = true;
 }
 
-export function showStrip(explain) {
+/** One pass; null when no adapter has a say in it. */
+function drawn(explain, label) {
   const rows = (explain?.adapters ?? []).flatMap(rowsOf);
-  card.hidden = rows.length === 0;
-  if (!rows.length) return;
+  if (!rows.length) return null;
   const strip = element("div", `strip${explain.steps > DENSE ? " dense" : ""}`);
   strip.setAttribute("role", "list");
-  strip.setAttribute("aria-label", "Strength of each adapter at every step");
+  strip.setAttribute("aria-label", label);
   strip.append(element("span"), marks(explain.steps), ...rows.flatMap((row) => [nameOf(row), cells(row)]));
-  holder.replaceChildren(strip);
+  return strip;
+}
+
+export function showStrip(explain) {
+  const first = drawn(explain, "Strength of each adapter at every step");
+  const second = drawn(explain?.second_pass, "Strength of each adapter at every step of the second pass");
+  card.hidden = !first;
+  if (first) holder.replaceChildren(first, ...(second ? [element("h3", "small muted after", "Second pass"), second] : []));
 }

@@ -1,0 +1,30 @@
+"""Whether a model can do what a job asks: videos and second passes are not for every family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from farm.errors import Problem
+from farm.jobs.models import ModelRow
+from farm.jobs.spec import JobSpec
+from farm.models.hires import second_pass_exists
+
+
+def suits(spec: JobSpec, model: ModelRow) -> Iterator[Problem]:
+    """Problems of a spec that asks for what this kind of model does not do."""
+    makes_videos = "frames" in model.defaults
+    for name in ("frames", "fps"):
+        if getattr(spec, name) is not None and not makes_videos:
+            yield Problem(
+                code="no_video",
+                message=f"{name}: {model.name} makes pictures, not videos",
+                hint=f"leave {name} out, or choose a model that makes videos",
+                pointer=f"/{name}",
+            )
+    if spec.hr_scale is not None and not second_pass_exists(model.configs):
+        yield Problem(
+            code="no_second_pass",
+            message=f"hr_scale: {model.name} cannot make a second pass",
+            hint=f"leave hr_scale out; models with a UNet can, this one is {model.family}",
+            pointer="/hr_scale",
+        )
