@@ -12,10 +12,8 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from farm.lora.layout import Layer
 from farm.lora.patcher import Patcher, layer_module
 from farm.lora.schedule import StrengthPlan
 from farm.lora.tensors import load as load_adapter
@@ -25,7 +23,7 @@ from farm.models.machines import Machine, machine_for
 from farm.models.pipeline_machine import PipelineMachine
 from farm.models.sampler import SampleSpec, StepMachine
 from farm.prompt import resolve, tags
-from tests.support.tiny_pipelines import TINY, write
+from tests.support.tiny_pipelines import TINY, random_lora, write
 
 STEPS = 3
 #: those that run through their pipeline
@@ -59,29 +57,10 @@ class Bench:
         }
         return SampleSpec(**{**asked, **fields})
 
-    def few(self, component: str) -> list[Layer]:
-        """Return three linear layers of the attention of a component, from its beginning to its end."""
-        found = [
-            layer
-            for layer in self.model.layout.layers.values()
-            if layer.component == component and layer.kind == "linear" and "att" in layer.path.lower()
-        ]
-        return [found[0], found[len(found) // 2], found[-1]]
-
     def adapter(self, *components: str) -> tuple[Path, dict[str, tuple[Tensor, Tensor]]]:
-        """Write a random LoRA in peft's names; return its file, and its factors by layer."""
-        generator = torch.Generator().manual_seed(3)
-        tensors, factors = {}, {}
-        for component in components:
-            for layer in self.few(component):
-                out, into = layer.shape
-                down = torch.randn(2, into, generator=generator) / into**0.5
-                up = 2 * torch.randn(out, 2, generator=generator)
-                tensors |= {f"{layer.name}.lora_A.weight": down, f"{layer.name}.lora_B.weight": up}
-                factors[layer.name] = (up, down)
+        """Write a random LoRA for the components; return its file, and its factors by layer."""
         path = self.folder / f"{'-'.join(components)}.safetensors"
-        save_file(tensors, path, metadata={"format": "pt"})
-        return path, factors
+        return path, random_lora(path, self.model.layout, components)
 
     def plan(self, prompt: str, sha256: str, spec: SampleSpec) -> StrengthPlan:
         ref = resolve.AdapterRef(name="a", sha256=sha256, file_name="a.safetensors", default_strength=1.0)

@@ -31,12 +31,14 @@ from farm.embedded.up import environment_of
 from farm.errors import Transient
 from farm.jobs import control
 from farm.jobs.metadata import read_png
+from farm.models.families import describe, layout
 from farm.models.sampler import StepMachine
 from farm.queue import events
 from farm.store.s3 import Store
 from farm.worker.effects import Effects
 from farm.worker.worker import Worker
 from tests.support import jobs as rows
+from tests.support import tiny_pipelines
 from tests.support.tiny import tiny_sd15
 from tests.support.worker import Rig, make_rig
 from tests.unit.worker.test_video import clip
@@ -53,7 +55,10 @@ def database_url(tmp_path: Path, sqlite_template: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion 1.5, or the tiny model that a test names."""
+    if name := getattr(request, "param", None):
+        return tiny_pipelines.write(name, tmp_path_factory.mktemp(name))
     return tiny_sd15(tmp_path_factory.mktemp("models") / "small")
 
 
@@ -189,6 +194,43 @@ def test_a_cancel_ends_the_second_pass_too(rig: Rig, start: Start) -> None:
     gate.open.set()
     assert rig.wait_for(job_id, "cancelled", "succeeded").state == "cancelled"
     assert gate.steps <= 5
+
+
+@pytest.mark.parametrize("small_model", ["auraflow", "ltxv"], indirect=True)
+def test_a_family_that_runs_through_its_pipeline(
+    rig: Rig, start: Start, redis: Redis, small_model: Path
+) -> None:
+    """A picture and a video; the tag changes text and picture at their steps, and leaves no trace."""
+    info = describe(small_model)
+    asked: dict[str, Any] = {"width": 32, "height": 64, "sampler": "flow_euler", "guidance_scale": 3.0}
+    asked |= {"frames": 9, "fps": 8.0} if info.video else {}
+    of = layout(info.family, info.configs)
+    tiny_pipelines.random_lora(rig.folder / "ink.safetensors", of, of.components)
+    rig.put_adapter("ink", rig.folder / "ink.safetensors")
+    worker = start()
+    tagged = "a fox <lora:ink:te=0.2@1,0.9@2:unet=0.8@1,-0.5@3>"
+    pictures = []
+    for prompt in ("a fox", tagged, "a fox"):
+        job_id = rig.add_job(prompt, **asked)
+        rig.assign(job_id, worker.id)
+        job = rig.wait_for(job_id, "succeeded", "failed")
+        assert (job.state, job.error_message) == ("succeeded", None)
+        (image,) = rig.images(job_id)
+        assert (image.width, image.height, image.seed) == (32, 64, 7)
+        if info.video:
+            assert (image.media_type, image.frames, image.fps) == ("video/webm", 9, 8.0)
+        pictures.append(stills(rig.picture(job_id)))
+        assert Image.open(BytesIO(redis.get(f"farm:preview:{job_id}"))).format == "WEBP"
+    assert pictures[0] != pictures[1]
+    assert pictures[0] == pictures[2]
+
+
+def stills(data: bytes) -> list[bytes]:
+    """Pixels of a picture, or of each frame of a video."""
+    if data.startswith(b"\x89PNG"):
+        return [Image.open(BytesIO(data)).tobytes()]
+    with av.open(BytesIO(data)) as container:
+        return [frame.to_ndarray().tobytes() for frame in container.decode(video=0)]
 
 
 def test_progress_and_previews_are_told(rig: Rig, start: Start, redis: Redis) -> None:
