@@ -80,7 +80,8 @@ def bare_scheduler(sampler: str, config: Config) -> Any:
     cls = getattr(diffusers, class_name)
     fields = {**_LATENT, **config, **_flow_fields(sampler, config), **fixed}
     known = inspect.signature(cls.__init__).parameters
-    return cls(**{name: value for name, value in fields.items() if name in known})
+    # those with an underscore tell which fields were not set but are another class's defaults
+    return cls.from_config({key: value for key, value in fields.items() if key in known or key[0] == "_"})
 
 
 def _flow_fields(sampler: str, config: Config) -> dict[str, Any]:

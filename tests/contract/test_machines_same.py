@@ -13,11 +13,12 @@ from torch import Tensor
 from farm.errors import BadRequest
 from farm.lora.schedule import StrengthPlan
 from farm.models.clip import Clip
+from farm.models.families import describe
 from farm.models.load import LoadedModel
 from farm.models.sampler import SampleSpec, SampleState, StepMachine
 from tests.support.dit import loaded, spec_of, theirs
 from tests.support.patching import NoPatcher
-from tests.support.tiny_dit import BUILDERS, tiny_flux, tiny_sd3, tiny_wan
+from tests.support.tiny_dit import BUILDERS, tiny_flux, tiny_sd3, tiny_wan, write
 
 FAMILIES = tuple(BUILDERS)
 #: a run without a negative prompt
@@ -124,6 +125,22 @@ def test_same_with_the_other_sampler(pair_of: PairOf, family: str) -> None:
         pair.assert_equal(spec_of(family, sampler=sampler), **more)
     finally:
         pair.pipeline.scheduler = own
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_makes_the_same_picture_as_the_pipeline_in_memory(
+    pair_of: PairOf, tmp_path: Path, family: str
+) -> None:
+    folder = write(family, tmp_path)
+    info = describe(folder)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    read = Pair(family, pipeline)
+    assert (info.family, info.limits) == (family, read.model.info.limits)
+    read.assert_equal(spec_of(family))
+    # weights that lie elsewhere in memory may be added in another order
+    found, expected = (pair.run(spec_of(family)).latents for pair in (read, pair_of(family)))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_same_where_the_schedule_of_sd3_depends_on_the_size(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ gives the same weights. Pictures are `SIZE` pixels a side unless asked otherwise
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,34 +28,33 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
-from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPTokenizer,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
-    Qwen2Tokenizer,
     Qwen3Config,
     Qwen3Model,
     T5Config,
     T5EncoderModel,
-    T5Tokenizer,
     UMT5Config,
     UMT5EncoderModel,
 )
 
-from tests.support.tiny import WORDS, write_tokenizer
+from tests.support.tiny_texts import (
+    CHAT,
+    TEXT,
+    clip_config,
+    clip_tokenizer,
+    qwen_fields,
+    qwen_tokenizer,
+    rope,
+    t5_config,
+    t5_tokenizer,
+)
 
 SIZE = 32
-#: width of all text encoders
-_TEXT = 32
-_CHAT = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def tiny_sd3(folder: Path, seed: int = 0, *, shifted: bool = False) -> Any:
@@ -76,18 +75,18 @@ def tiny_sd3(folder: Path, seed: int = 0, *, shifted: bool = False) -> Any:
         dual_attention_layers=(0,),
         qk_norm="rms_norm",
     )
-    tokenizer = _clip_tokenizer(folder)
+    tokenizer = clip_tokenizer(folder)
     fields = {"use_dynamic_shifting": True} if shifted else {"shift": 3.0}
     pipeline = StableDiffusion3Pipeline(
         transformer=_filled(transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(**fields),
         vae=_vae(),
-        text_encoder=CLIPTextModelWithProjection(_clip_config(tokenizer, 16)),
+        text_encoder=CLIPTextModelWithProjection(clip_config(tokenizer, 16)),
         tokenizer=tokenizer,
-        text_encoder_2=CLIPTextModelWithProjection(_clip_config(tokenizer, 16)),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(tokenizer, 16)),
         tokenizer_2=tokenizer,
-        text_encoder_3=T5EncoderModel(_t5_config(T5Config, 48)),
-        tokenizer_3=_t5_tokenizer(),
+        text_encoder_3=T5EncoderModel(t5_config(T5Config, 48)),
+        tokenizer_3=t5_tokenizer(),
     )
     return _ready(pipeline)
 
@@ -101,19 +100,19 @@ def tiny_flux(folder: Path, seed: int = 0, *, told: bool = True) -> Any:
         num_single_layers=2,
         attention_head_dim=16,
         num_attention_heads=2,
-        joint_attention_dim=_TEXT,
+        joint_attention_dim=TEXT,
         pooled_projection_dim=16,
         guidance_embeds=told,
         axes_dims_rope=(4, 6, 6),
     )
-    tokenizer = _clip_tokenizer(folder)
+    tokenizer = clip_tokenizer(folder)
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0 if told else 1.0, use_dynamic_shifting=told),
         vae=_vae(),
-        text_encoder=CLIPTextModel(_clip_config(tokenizer, 16)),
+        text_encoder=CLIPTextModel(clip_config(tokenizer, 16)),
         tokenizer=tokenizer,
-        text_encoder_2=T5EncoderModel(_t5_config(T5Config, _TEXT)),
-        tokenizer_2=_t5_tokenizer(),
+        text_encoder_2=T5EncoderModel(t5_config(T5Config, TEXT)),
+        tokenizer_2=t5_tokenizer(),
         transformer=_filled(transformer),
     )
     return _ready(pipeline)
@@ -122,24 +121,24 @@ def tiny_flux(folder: Path, seed: int = 0, *, told: bool = True) -> Any:
 def tiny_qwenimage(folder: Path, seed: int = 0) -> Any:
     """Qwen-Image; its text encoder's eyes are there and never used."""
     torch.manual_seed(seed)
-    tokenizer = _qwen_tokenizer()
+    tokenizer = qwen_tokenizer()
     transformer = QwenImageTransformer2DModel(
         in_channels=16,
         out_channels=4,
         num_layers=2,
         attention_head_dim=16,
         num_attention_heads=2,
-        joint_attention_dim=_TEXT,
+        joint_attention_dim=TEXT,
         axes_dims_rope=(4, 6, 6),
     )
     config = Qwen2_5_VLConfig(
-        text_config={**_qwen_fields(tokenizer), "rope_parameters": _rope({"mrope_section": [1, 1, 2]})},
+        text_config={**qwen_fields(tokenizer), "rope_parameters": rope({"mrope_section": [1, 1, 2]})},
         vision_config={
             "depth": 1,
             "hidden_size": 16,
             "intermediate_size": 16,
             "num_heads": 2,
-            "out_hidden_size": _TEXT,
+            "out_hidden_size": TEXT,
             "fullatt_block_indexes": [0],
         },
     )
@@ -168,8 +167,8 @@ def tiny_qwenimage(folder: Path, seed: int = 0) -> Any:
 def tiny_zimage(folder: Path, seed: int = 0) -> Any:
     """Z-Image."""
     torch.manual_seed(seed)
-    tokenizer = _qwen_tokenizer()
-    tokenizer.chat_template = _CHAT
+    tokenizer = qwen_tokenizer()
+    tokenizer.chat_template = CHAT
     transformer = ZImageTransformer2DModel(
         in_channels=4,
         dim=32,
@@ -177,14 +176,14 @@ def tiny_zimage(folder: Path, seed: int = 0) -> Any:
         n_refiner_layers=1,
         n_heads=2,
         n_kv_heads=2,
-        cap_feat_dim=_TEXT,
+        cap_feat_dim=TEXT,
         axes_dims=[4, 6, 6],
         axes_lens=[1024, 64, 64],
     )
     pipeline = ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(),
-        text_encoder=Qwen3Model(Qwen3Config(**_qwen_fields(tokenizer), rope_parameters=_rope({}))),
+        text_encoder=Qwen3Model(Qwen3Config(**qwen_fields(tokenizer), rope_parameters=rope({}))),
         tokenizer=tokenizer,
         transformer=_filled(transformer),
     )
@@ -212,7 +211,7 @@ def tiny_wan(folder: Path, seed: int = 0, *, boundary: float | None = 0.8, expan
                 attention_head_dim=12,
                 in_channels=4,
                 out_channels=4,
-                text_dim=_TEXT,
+                text_dim=TEXT,
                 freq_dim=16,
                 ffn_dim=32,
                 num_layers=2,
@@ -222,8 +221,8 @@ def tiny_wan(folder: Path, seed: int = 0, *, boundary: float | None = 0.8, expan
         for _ in range(1 if boundary is None else 2)
     ]
     pipeline = WanPipeline(
-        tokenizer=_t5_tokenizer(),
-        text_encoder=UMT5EncoderModel(_t5_config(UMT5Config, _TEXT)),
+        tokenizer=t5_tokenizer(),
+        text_encoder=UMT5EncoderModel(t5_config(UMT5Config, TEXT)),
         vae=vae,
         scheduler=UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
@@ -285,77 +284,3 @@ def _vae() -> AutoencoderKL:
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
-
-
-def _clip_tokenizer(folder: Path) -> CLIPTokenizer:
-    place = folder / "clip"
-    write_tokenizer(place, pad="<|endoftext|>")
-    return CLIPTokenizer.from_pretrained(place, local_files_only=True)
-
-
-def _clip_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=77,
-        projection_dim=width,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
-def _t5_tokenizer() -> T5Tokenizer:
-    letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
-    pieces = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")]
-    pieces += [("▁", -3.0), *((letter, -4.0) for letter in letters)]
-    pieces += [(f"▁{word}", -2.0) for word in WORDS]
-    return T5Tokenizer(vocab=pieces, extra_ids=0)
-
-
-def _t5_config(config: Any, width: int) -> Any:
-    return config(
-        vocab_size=128,
-        d_model=width,
-        d_kv=8,
-        d_ff=16,
-        num_layers=2,
-        num_heads=2,
-        feed_forward_proj="gated-gelu",
-    )
-
-
-def _qwen_tokenizer() -> Qwen2Tokenizer:
-    """All bytes, and the marks of a conversation."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    marks = ["<|im_start|>", "<|im_end|>"]
-    tokens: Iterable[str] = (*letters, "<|endoftext|>")
-    return Qwen2Tokenizer(
-        vocab={token: number for number, token in enumerate(tokens)},
-        merges=[],
-        additional_special_tokens=marks,
-        model_max_length=4096,
-    )
-
-
-def _qwen_fields(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
-    return {
-        "vocab_size": len(tokenizer),
-        "hidden_size": _TEXT,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 4096,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
-    }
-
-
-def _rope(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {"rope_type": "default", "rope_theta": 10000.0, **fields}

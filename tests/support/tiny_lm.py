@@ -45,21 +45,19 @@ from transformers import (
 )
 
 from tests.support.tiny import VAE, WORDS
-from tests.support.tiny_dit import (
-    _CHAT,
-    _clip_config,
-    _clip_tokenizer,
-    _filled,
-    _qwen_fields,
-    _qwen_tokenizer,
-    _rope,
-    _t5_config,
-    _t5_tokenizer,
-    _vae,
+from tests.support.tiny_dit import _filled, _vae
+from tests.support.tiny_texts import (
+    CHAT,
+    TEXT,
+    clip_config,
+    clip_tokenizer,
+    qwen_fields,
+    qwen_tokenizer,
+    rope,
+    t5_config,
+    t5_tokenizer,
 )
 
-#: width of the text encoders
-_TEXT = 32
 #: a conversation whose messages are lists of parts
 _PARTS = "{% for m in messages %}{{ m.role }} {% for c in m.content %}{{ c.text }} {% endfor %}{% endfor %}"
 
@@ -101,12 +99,12 @@ def tiny_flux2(folder: Path, seed: int = 0) -> Any:
 def tiny_flux2_klein(folder: Path, seed: int = 0) -> Any:
     """Flux.2 klein: Qwen 3 reads the prompt, and a negative one beside it."""
     torch.manual_seed(seed)
-    tokenizer = _qwen_tokenizer()
-    tokenizer.chat_template = _CHAT
-    fields = {**_qwen_fields(tokenizer), "num_hidden_layers": 27, "hidden_size": 16, "intermediate_size": 16}
+    tokenizer = qwen_tokenizer()
+    tokenizer.chat_template = CHAT
+    fields = {**qwen_fields(tokenizer), "num_hidden_layers": 27, "hidden_size": 16, "intermediate_size": 16}
     return Flux2KleinPipeline(
         transformer=_flux2_transformer(3 * 16, guided=False),
-        text_encoder=Qwen3ForCausalLM(Qwen3Config(**fields, rope_parameters=_rope({}))),
+        text_encoder=Qwen3ForCausalLM(Qwen3Config(**fields, rope_parameters=rope({}))),
         tokenizer=tokenizer,
         vae=_flux2_vae(),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
@@ -117,7 +115,7 @@ def tiny_flux2_klein(folder: Path, seed: int = 0) -> Any:
 def tiny_hunyuanvideo(folder: Path, seed: int = 0) -> Any:
     """HunyuanVideo: Llama reads the prompt, and CLIP for the pooled vector."""
     torch.manual_seed(seed)
-    tokenizer, clip = _word_tokenizer(), _clip_tokenizer(folder)
+    tokenizer, clip = _word_tokenizer(), clip_tokenizer(folder)
     transformer = HunyuanVideoTransformer3DModel(
         in_channels=4,
         out_channels=4,
@@ -126,7 +124,7 @@ def tiny_hunyuanvideo(folder: Path, seed: int = 0) -> Any:
         num_layers=2,
         num_single_layers=2,
         num_refiner_layers=1,
-        text_embed_dim=_TEXT,
+        text_embed_dim=TEXT,
         pooled_projection_dim=16,
         rope_axes_dim=(4, 6, 6),
     )
@@ -139,7 +137,7 @@ def tiny_hunyuanvideo(folder: Path, seed: int = 0) -> Any:
         transformer=_filled(transformer),
         vae=vae,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
-        text_encoder_2=CLIPTextModel(_clip_config(clip, 16)),
+        text_encoder_2=CLIPTextModel(clip_config(clip, 16)),
         tokenizer_2=clip,
     )
 
@@ -159,7 +157,7 @@ def tiny_lumina2(folder: Path, seed: int = 0) -> Any:
         multiple_of=16,
         axes_dim_rope=(4, 4, 4),
         axes_lens=(300, 64, 64),
-        cap_feat_dim=_TEXT,
+        cap_feat_dim=TEXT,
     )
     return Lumina2Pipeline(
         transformer=_filled(transformer),
@@ -173,9 +171,9 @@ def tiny_lumina2(folder: Path, seed: int = 0) -> Any:
 def tiny_hidream(folder: Path, seed: int = 0) -> Any:
     """HiDream-I1: two CLIPs, T5 and Llama, each of whose layers is read by a block of its own."""
     torch.manual_seed(seed)
-    clip, words = _clip_tokenizer(folder), _word_tokenizer()
+    clip, words = clip_tokenizer(folder), _word_tokenizer()
     # the pipeline asks for more tokens than CLIP's usual 77
-    clip_config = _clip_config(clip, 16)
+    clip_config = clip_config(clip, 16)
     clip_config.max_position_embeddings = 128
     transformer = HiDreamImageTransformer2DModel(
         patch_size=2,
@@ -184,7 +182,7 @@ def tiny_hidream(folder: Path, seed: int = 0) -> Any:
         num_single_layers=2,
         attention_head_dim=16,
         num_attention_heads=2,
-        caption_channels=[_TEXT, _TEXT],
+        caption_channels=[TEXT, TEXT],
         text_emb_dim=32,
         num_routed_experts=2,
         axes_dims_rope=(4, 6, 6),
@@ -198,8 +196,8 @@ def tiny_hidream(folder: Path, seed: int = 0) -> Any:
         tokenizer=clip,
         text_encoder_2=CLIPTextModelWithProjection(clip_config),
         tokenizer_2=clip,
-        text_encoder_3=T5EncoderModel(_t5_config(T5Config, _TEXT)),
-        tokenizer_3=_t5_tokenizer(),
+        text_encoder_3=T5EncoderModel(t5_config(T5Config, TEXT)),
+        tokenizer_3=t5_tokenizer(),
         text_encoder_4=LlamaForCausalLM(_llama_config(words)),
         tokenizer_4=words,
         transformer=_filled(transformer),
@@ -219,7 +217,7 @@ def tiny_sana(folder: Path, seed: int = 0) -> Any:
         num_cross_attention_heads=2,
         cross_attention_head_dim=16,
         cross_attention_dim=32,
-        caption_channels=_TEXT,
+        caption_channels=TEXT,
         sample_size=16,
     )
     vae = AutoencoderDC(
@@ -290,7 +288,7 @@ def _gemma_config(tokenizer: Any) -> Gemma2Config:
 def _decoder_fields(tokenizer: Any) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer),
-        "hidden_size": _TEXT,
+        "hidden_size": TEXT,
         "intermediate_size": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,

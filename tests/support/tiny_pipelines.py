@@ -38,14 +38,7 @@ from transformers import (
 
 from farm.lora.layout import Layout
 from tests.support.tiny import SD15_UNET, VAE
-from tests.support.tiny_dit import (
-    _clip_config,
-    _clip_tokenizer,
-    _filled,
-    _t5_config,
-    _t5_tokenizer,
-    _vae,
-)
+from tests.support.tiny_dit import _filled, _vae
 from tests.support.tiny_lm import (
     tiny_flux2,
     tiny_flux2_klein,
@@ -54,19 +47,23 @@ from tests.support.tiny_lm import (
     tiny_lumina2,
     tiny_sana,
 )
-
-#: width of the text encoders
-_TEXT = 32
+from tests.support.tiny_texts import (
+    TEXT,
+    clip_config,
+    clip_tokenizer,
+    t5_config,
+    t5_tokenizer,
+)
 
 
 def tiny_sd2(folder: Path, seed: int = 0) -> Any:
     """Stable Diffusion 2, which predicts velocities; its text is narrower than the real one's, so the folder is marked."""
     torch.manual_seed(seed)
-    tokenizer = _clip_tokenizer(folder)
+    tokenizer = clip_tokenizer(folder)
     return StableDiffusionPipeline(
         unet=_filled(UNet2DConditionModel(**{**SD15_UNET, "use_linear_projection": True})),
         vae=AutoencoderKL(**VAE),
-        text_encoder=CLIPTextModel(_clip_config(tokenizer, _TEXT)),
+        text_encoder=CLIPTextModel(clip_config(tokenizer, TEXT)),
         tokenizer=tokenizer,
         scheduler=DDIMScheduler(
             prediction_type="v_prediction",
@@ -92,7 +89,7 @@ def tiny_chroma(folder: Path, seed: int = 0) -> Any:
         num_single_layers=2,
         attention_head_dim=16,
         num_attention_heads=2,
-        joint_attention_dim=_TEXT,
+        joint_attention_dim=TEXT,
         axes_dims_rope=(4, 6, 6),
         approximator_num_channels=16,
         approximator_hidden_dim=32,
@@ -101,8 +98,8 @@ def tiny_chroma(folder: Path, seed: int = 0) -> Any:
     return ChromaPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         vae=_vae(),
-        text_encoder=T5EncoderModel(_t5_config(T5Config, _TEXT)),
-        tokenizer=_t5_tokenizer(),
+        text_encoder=T5EncoderModel(t5_config(T5Config, TEXT)),
+        tokenizer=t5_tokenizer(),
         transformer=_filled(transformer),
     )
 
@@ -117,7 +114,7 @@ def tiny_ltxv(folder: Path, seed: int = 0) -> Any:
         attention_head_dim=16,
         cross_attention_dim=32,
         num_layers=2,
-        caption_channels=_TEXT,
+        caption_channels=TEXT,
     )
     vae = AutoencoderKLLTXVideo(
         latent_channels=8,
@@ -132,8 +129,8 @@ def tiny_ltxv(folder: Path, seed: int = 0) -> Any:
     return LTXPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.1),
         vae=vae,
-        text_encoder=T5EncoderModel(_t5_config(T5Config, _TEXT)),
-        tokenizer=_t5_tokenizer(),
+        text_encoder=T5EncoderModel(t5_config(T5Config, TEXT)),
+        tokenizer=t5_tokenizer(),
         transformer=_filled(transformer),
     )
 
@@ -147,7 +144,7 @@ def tiny_auraflow(folder: Path, seed: int = 0) -> Any:
         num_single_dit_layers=2,
         attention_head_dim=16,
         num_attention_heads=2,
-        joint_attention_dim=_TEXT,
+        joint_attention_dim=TEXT,
         caption_projection_dim=32,
         pos_embed_max_size=256,
     )
@@ -157,8 +154,8 @@ def tiny_auraflow(folder: Path, seed: int = 0) -> Any:
                 # no bias opens the gates of its blocks
                 weight.mul_(5)
     return AuraFlowPipeline(
-        tokenizer=_t5_tokenizer(),
-        text_encoder=UMT5EncoderModel(_t5_config(UMT5Config, _TEXT)),
+        tokenizer=t5_tokenizer(),
+        text_encoder=UMT5EncoderModel(t5_config(UMT5Config, TEXT)),
         vae=_vae(),
         transformer=_filled(transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),

@@ -182,6 +182,7 @@ def test_every_spelling_of_a_sampler_gives_its_key() -> None:
         ("Euler a", "euler_a"),
         ("EulerAncestralDiscreteScheduler", "euler_a"),
         ("DPMSolverMultistepScheduler", "dpmpp_2m"),
+        ("FlowMatchEulerDiscreteScheduler", "flow_euler"),
     ):
         assert normalise_sampler(name) == key
     with pytest.raises(BadRequest, match=r"unknown sampler 'ueler': did you mean euler"):
