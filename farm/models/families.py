@@ -139,12 +139,7 @@ def _describe_folder(path: Path) -> ModelInfo:
 
 def _check_parts(name: str, pipeline: Pipeline, configs: Mapping[str, Config]) -> None:
     """Refuse a folder that lacks a part, or has one of another class."""
-    classes = {
-        **pipeline.encoders,
-        **dict.fromkeys(pipeline.denoisers, (pipeline.denoiser,)),
-        "vae": (pipeline.vae,),
-    }
-    for part in (*classes, "scheduler"):
+    for part in (*pipeline.parts, "scheduler"):
         if part not in configs:
             if part in pipeline.optional:
                 continue
@@ -154,9 +149,10 @@ def _check_parts(name: str, pipeline: Pipeline, configs: Mapping[str, Config]) -
                 code="bad_model",
             )
         found = configs[part].get("_class_name")
-        if part in classes and found not in classes[part]:
+        wanted = pipeline.parts.get(part)
+        if wanted is not None and found not in wanted:
             raise BadRequest(
-                f"{name}: its {part} is a {found}, Farm runs {' or '.join(classes[part])}",
+                f"{name}: its {part} is a {found}, Farm runs {' or '.join(wanted)}",
                 code="unsupported_model",
             )
 

@@ -55,9 +55,13 @@ class Pipeline:
     variants: tuple[Variant, ...] = field(default=())
 
     @property
-    def components(self) -> tuple[str, ...]:
-        """Every part that may have weights, text encoders first."""
-        return (*self.encoders, *self.denoisers, "vae")
+    def parts(self) -> Mapping[str, tuple[str, ...]]:
+        """Classes that each part with weights may be, by component, text encoders first."""
+        return {
+            **self.encoders,
+            **dict.fromkeys(self.denoisers, (self.denoiser,)),
+            "vae": (self.vae,),
+        }
 
 
 def _is_lcm(configs: Mapping[str, Config]) -> bool:

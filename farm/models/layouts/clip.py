@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from farm.lora.layout import Layer
 from farm.models.layouts.blocks import Config, Place
 
-CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
-
 
 def layers(config: Config, component: str, *, projection: bool) -> Iterator[Layer]:
     """Yield every layer of the encoder. Fields that `config` lacks have the defaults of `CLIPTextConfig`."""

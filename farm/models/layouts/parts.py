@@ -30,29 +30,14 @@ def attention(
     norm: int | None = None,
     bias: bool = True,
     out_bias: bool | None = None,
+    out: bool = True,
 ) -> Iterator[Layer]:
     """Yield queries, keys, values and output of an attention.
 
     `inner` is the width of the queries of all heads, `values` that of keys and values, `sees` the width of what is
-    attended to (`width` each, where left out), `norm` the width of the RMSNorms of queries and keys.
+    attended to (`width` each, where left out), `norm` the width of the RMSNorms of queries and keys. Without `out` the
+    output is left to a layer that the block has for it.
     """
-    inner = inner or width
-    yield from self_attention(place, path, width, inner=inner, sees=sees, values=values, norm=norm, bias=bias)
-    yield place.linear(f"{path}.to_out.0", inner, width, bias=bias if out_bias is None else out_bias)
-
-
-def self_attention(
-    place: Place,
-    path: str,
-    width: int,
-    *,
-    inner: int | None = None,
-    sees: int | None = None,
-    values: int | None = None,
-    norm: int | None = None,
-    bias: bool = True,
-) -> Iterator[Layer]:
-    """Yield what `attention` does but its output, which single-stream blocks share with their feed-forward network."""
     inner, sees = inner or width, sees or width
     yield place.linear(f"{path}.to_q", width, inner, bias=bias)
     yield place.linear(f"{path}.to_k", sees, values or inner, bias=bias)
@@ -60,6 +45,8 @@ def self_attention(
     if norm is not None:
         yield place.norm(f"{path}.norm_q", norm, bias=False)
         yield place.norm(f"{path}.norm_k", norm, bias=False)
+    if out:
+        yield place.linear(f"{path}.to_out.0", inner, width, bias=bias if out_bias is None else out_bias)
 
 
 def added_attention(
@@ -93,7 +80,7 @@ def gated(
 
 def single_block(place: Place, path: str, width: int, inner: int, head: int) -> Iterator[Layer]:
     """Yield a single-stream block of Flux.1 and its kin, but for its modulation."""
-    yield from self_attention(place, f"{path}.attn", width, norm=head)
+    yield from attention(place, f"{path}.attn", width, norm=head, out=False)
     yield place.linear(f"{path}.proj_mlp", width, inner)
     yield place.linear(f"{path}.proj_out", width + inner, width)
 

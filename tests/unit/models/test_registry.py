@@ -96,7 +96,7 @@ def test_what_a_pipeline_says_fits_what_there_is() -> None:
         assert pipeline.denoiser in DENOISERS
         assert {name for names in pipeline.encoders.values() for name in names} <= set(ENCODERS)
         assert pipeline.vae in vaes.OF_CLASS
-        assert set(pipeline.optional) <= set(pipeline.components)
+        assert set(pipeline.optional) <= set(pipeline.parts)
         assert pipeline.family is None or pipeline.sampler in fits(pipeline.family)
     families = {pipeline.family for pipeline in PIPELINES.values()} - {None}
     assert families | {"sd1", "sd2", "sdxl", "demo", "unknown"} == set(FAMILY_NAMES)
@@ -107,9 +107,9 @@ def test_diffusers_has_the_pipeline_with_these_parts(name: str) -> None:
     parts = set(getattr(diffusers, name)._get_signature_types())
     pipeline = PIPELINES[name]
     tokenizers = {part.replace("text_encoder", "tokenizer") for part in pipeline.encoders}
-    assert {*pipeline.components, *tokenizers, "scheduler"} <= parts
+    assert {*pipeline.parts, *tokenizers, "scheduler"} <= parts
     # what else it takes is left out
-    assert parts - {*pipeline.components, *tokenizers, "scheduler"} <= {
+    assert parts - {*pipeline.parts, *tokenizers, "scheduler"} <= {
         "image_encoder", "feature_extractor", "safety_checker", "requires_safety_checker", "is_distilled",
         "boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt", "add_watermarker",
     }  # fmt: skip
