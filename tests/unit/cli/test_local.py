@@ -35,6 +35,22 @@ def test_explain_with_the_prompt_alone(farm: Farm) -> None:
     assert answer.json()["prompt"] == "a fox"
 
 
+def test_explain_of_a_second_pass(farm: Farm) -> None:
+    answer = farm(
+        "loras",
+        "explain",
+        "a fox <lora:any:0.8:hrunet=0@1,1@2>",
+        "--prompt-only",
+        "--steps",
+        "3",
+        "--hr",
+        "--json",
+    )
+    strengths = answer.json()["adapters"][0]["strengths"]
+    assert strengths["text_encoder"]["all"] == [0.8] * 3
+    assert strengths["unet"]["mid"] == [0.0, 1.0, 1.0]
+
+
 def test_explain_a_folder_and_a_file(farm: Farm, model: Path, lora: Path) -> None:
     answer = farm(
         "loras", "explain", "a fox <lora:ink:1:in=0:mid=1:out=0.5>", "--model", str(model), "--lora", str(lora),

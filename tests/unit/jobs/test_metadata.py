@@ -78,6 +78,26 @@ def test_a_picture_of_another_program_is_read() -> None:
     }  # fmt: skip
 
 
+SECOND_PASS = {"hr_scale": 1.5, "hr_steps": 8, "hr_strength": 0.4}
+
+
+def test_a_second_pass_is_written_as_hires_fix_and_read_back() -> None:
+    info = INFO | SECOND_PASS
+    text = a1111_text(info)
+    assert "Denoising strength: 0.4, Hires upscale: 1.5, Hires steps: 8, Hires upscaler: Latent" in text
+    for data in (encode_png(Image.new("RGB", (8, 8)), info), png(parameters=text)):
+        read = read_png(data)
+        assert read is not None
+        assert {name: read[name] for name in SECOND_PASS} == SECOND_PASS
+        assert (read["width"], read["height"]) == (64, 64)
+
+
+def test_a_denoising_strength_without_hires_fix_is_no_second_pass() -> None:
+    read = read_png(png(parameters="a castle\nSteps: 30, Seed: 1, Denoising strength: 0.7, Hires steps: 9"))
+    assert read is not None
+    assert not {"hr_scale", "hr_steps", "hr_strength"} & set(read)
+
+
 def test_a_picture_without_settings_gives_nothing() -> None:
     assert read_png(png()) is None
 

@@ -51,6 +51,21 @@ def test_a_kept_spec_reads_back_as_itself() -> None:
     assert JobSpec.model_validate(spec.model_dump()) == spec
 
 
+def test_steps_of_both_passes_count() -> None:
+    asked = {
+        "prompt": "a",
+        "steps": "6",
+        "hr_scale": "1.5",
+        "hr_steps": "4",
+        "hr_strength": ".25",
+        "fps": "12.5",
+    }
+    spec = parse_spec(from_text(asked))
+    assert (spec.hr_scale, spec.hr_steps, spec.hr_strength, spec.fps) == (1.5, 4, 0.25, 12.5)
+    assert spec.total_steps == 10
+    assert spec.model_copy(update={"hr_scale": None}).total_steps == 6
+
+
 def test_cells_that_are_no_numbers_stay_for_the_message() -> None:
     row = from_text({"prompt": "a", "steps": "many", "linear_curves": "true", "sampler": None})
     assert row == {"prompt": "a", "steps": "many", "linear_curves": True}
