@@ -32,7 +32,6 @@ from farm.errors import Transient
 from farm.jobs import control
 from farm.jobs.metadata import read_png
 from farm.models.families import describe, layout
-from farm.models.sampler import StepMachine
 from farm.queue import events
 from farm.store.s3 import Store
 from farm.worker.effects import Effects
@@ -41,7 +40,6 @@ from tests.support import jobs as rows
 from tests.support import tiny_pipelines
 from tests.support.tiny import tiny_sd15
 from tests.support.worker import Rig, make_rig
-from tests.unit.worker.test_video import clip
 
 Start = Callable[..., Worker]
 
@@ -130,31 +128,27 @@ def test_a_message_becomes_a_picture_in_the_store_and_rows(rig: Rig, start: Star
     assert rows.events_of(rig.sessions, job_id)[-2:] == ["claim", "succeed"]
 
 
-def test_a_clip_becomes_a_video_in_the_store_and_rows(
-    rig: Rig, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The machine is one that makes clips; everything after it is real."""
-    made = clip(5, size=(64, 48), fps=8.0)
-    monkeypatch.setattr(StepMachine, "finish", lambda machine, state: [made for _ in state.spec.seeds])
+@pytest.mark.parametrize("small_model", ["ltxv"], indirect=True)
+def test_a_clip_becomes_a_video_in_the_store_and_rows(rig: Rig, start: Start) -> None:
     worker = start()
-    job_id = rig.add_job(count=2, frames=5, fps=8.0)
+    job_id = rig.add_job(count=2, frames=9, fps=8.0, width=64, height=32, sampler="flow_euler")
     rig.assign(job_id, worker.id)
     job = rig.wait_for(job_id, "succeeded", "failed")
     assert (job.state, job.error_message) == ("succeeded", None)
     for index, image in enumerate(rig.images(job_id)):
         assert image.object_key == f"results/{rows.OWNER}/{job_id}/1/{index}.webm"
-        assert (image.media_type, image.frames, image.fps, image.duration) == ("video/webm", 5, 8.0, 0.625)
-        assert (image.width, image.height, image.seed) == (64, 48, 7 + index)
+        assert (image.media_type, image.frames, image.fps, image.duration) == ("video/webm", 9, 8.0, 1.125)
+        assert (image.width, image.height, image.seed) == (64, 32, 7 + index)
         data = rig.store.get_bytes(image.object_key)
         assert (hashlib.sha256(data).hexdigest(), len(data)) == (image.sha256, image.size)
         with av.open(BytesIO(data)) as container:
             said = json.loads({name.lower(): text for name, text in container.metadata.items()}["farm"])
-            assert len(list(container.decode(video=0))) == 5
-        assert (said["seed"], said["frames"], said["fps"]) == (7 + index, 5, 8.0)
+            assert len(list(container.decode(video=0))) == 9
+        assert (said["seed"], said["frames"], said["fps"]) == (7 + index, 9, 8.0)
         assert said == image.info
         assert image.poster_key is not None
         still = Image.open(BytesIO(rig.store.get_bytes(image.poster_key)))
-        assert (still.format, still.size) == ("WEBP", (64, 48))
+        assert (still.format, still.size) == ("WEBP", (64, 32))
 
 
 def test_a_second_pass_enlarges_the_picture_with_strengths_of_its_own(

@@ -173,8 +173,8 @@ def tiny_hidream(folder: Path, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     clip, words = clip_tokenizer(folder), _word_tokenizer()
     # the pipeline asks for more tokens than CLIP's usual 77
-    clip_config = clip_config(clip, 16)
-    clip_config.max_position_embeddings = 128
+    longer = clip_config(clip, 16)
+    longer.max_position_embeddings = 128
     transformer = HiDreamImageTransformer2DModel(
         patch_size=2,
         in_channels=4,
@@ -192,9 +192,9 @@ def tiny_hidream(folder: Path, seed: int = 0) -> Any:
     return HiDreamImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(),
-        text_encoder=CLIPTextModelWithProjection(clip_config),
+        text_encoder=CLIPTextModelWithProjection(longer),
         tokenizer=clip,
-        text_encoder_2=CLIPTextModelWithProjection(clip_config),
+        text_encoder_2=CLIPTextModelWithProjection(longer),
         tokenizer_2=clip,
         text_encoder_3=T5EncoderModel(t5_config(T5Config, TEXT)),
         tokenizer_3=t5_tokenizer(),
