@@ -165,7 +165,8 @@ def _read_pipeline(path: Path, info: ModelInfo, dtype: torch.dtype) -> Any:
 
 def _unreadable(what: str, error: Exception) -> Permanent:
     line = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-    return Permanent(f"{what} cannot be read: {line}", "copy the model again")
+    hint = "install that on the worker" if isinstance(error, ImportError) else "copy the model again"
+    return Permanent(f"{what} cannot be read: {line}", hint)
 
 
 def _read_tokenizers(path: Path, info: ModelInfo) -> dict[str, Any]:
