@@ -19,7 +19,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from farm.errors import BadRequest, Permanent
@@ -149,16 +149,22 @@ def _read_parts(path: Path, info: ModelInfo, dtype: torch.dtype) -> dict[str, nn
 
 def _read_pipeline(path: Path, info: ModelInfo, dtype: torch.dtype) -> Any:
     """Read a diffusers folder as the pipeline that it names, which `describe` has found in its table."""
-    variants = folders.read_folder(path).variants.values()
+    folder = folders.read_folder(path)
+    processor = str((folder.index.get("tokenizer") or [""])[-1]).endswith("Processor")
+    left_out = (*info.unused, *(("tokenizer",) if processor else ()))
     try:
-        return getattr(diffusers, info.pipeline).from_pretrained(
+        pipeline = getattr(diffusers, info.pipeline).from_pretrained(
             path,
             torch_dtype=dtype,
-            variant=next(filter(None, variants), None),
+            variant=next(filter(None, folder.variants.values()), None),
             use_safetensors=True,
             local_files_only=True,
-            **dict.fromkeys(info.unused),
+            **dict.fromkeys(left_out),
         )
+        if processor:
+            # Flux.2: its half for pictures needs torchvision, and prompts are text
+            pipeline.tokenizer = AutoTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
+        return pipeline
     except (*_UNREADABLE, ImportError) as error:
         raise _unreadable(info.name, error) from error
 

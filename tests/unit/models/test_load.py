@@ -158,3 +158,18 @@ def test_a_vocabulary_of_sentencepiece_alone_will_do(ltxv: Path, tmp_path: Path)
     (folder / "tokenizer" / "tokenizer.json").unlink()
     for text in ("a red fox", "the hill!"):
         assert load(folder).pipeline.tokenizer(text).input_ids == expected(text).input_ids
+
+
+def test_a_processor_of_pictures_and_text_gives_its_tokenizer(tmp_path: Path) -> None:
+    """Flux.2's own folder names a PixtralProcessor, whose half for pictures needs more than there is."""
+    folder = tiny_pipelines.write("flux2", tmp_path)
+    expected = load(folder).pipeline.encode_prompt("a red fox")[0]
+    index = json.loads((folder / "model_index.json").read_text())
+    changed = {**index, "tokenizer": ["transformers", "PixtralProcessor"]}
+    (folder / "model_index.json").write_text(json.dumps(changed))
+    (folder / "tokenizer" / "processor_config.json").write_text(
+        json.dumps({"processor_class": "PixtralProcessor", "patch_size": 14})
+    )
+    pipeline = load(folder).pipeline
+    assert torch.equal(pipeline.encode_prompt("a red fox")[0], expected)
+    assert not torch.equal(pipeline.encode_prompt("blue house")[0], expected)
