@@ -205,7 +205,7 @@ class Sampler:
             if work.second_plan is not None:
                 state = begin_second(machine, state, work.second_plan)
                 self._pass(work, hot, state, run)
-                # steps of the two differ in time: what is known of such a job is their mean
+                # steps of the two differ in time, so the rate of such a job is their mean
                 self._rates.step_took(work.job.batch_key, run.seconds / run.step, run.pictures)
             pictures: list[Result] = [*machine.finish(state)]
         patching = hot.patcher.seconds - patched
