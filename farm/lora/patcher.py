@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -23,6 +23,8 @@ from farm.lora.tensors import Adapter
 #: (content of an adapter, how many of its ranks, strength); a layer's key is all of them, sorted
 Part = tuple[str, int | None, float]
 Key = tuple[Part, ...]
+#: layer, what is in its weights now, seconds that writing it took
+OnLayer = Callable[[str, Key, float], None]
 #: the layer holds something between two keys: a change was interrupted
 _UNFINISHED: Key = (("", None, 0.0),)
 
@@ -64,8 +66,11 @@ class Patcher:
         *,
         pristine: Where = "device",
         files: Mapping[str, Sequence[Path]] | None = None,
+        on_layer: OnLayer | None = None,
     ) -> None:
-        """`modules` by component name. `files` are the checkpoint's, by component, for `pristine="file"`."""
+        """`modules` by component name. `files` are the checkpoint's, by component, for `pristine="file"`. `on_layer` is
+        told of every write of a layer, for debugging."""
+        self._on_layer = on_layer
         self._called = tuple(modules.values())
         self._modules = {name: getattr(module, "_orig_mod", module) for name, module in modules.items()}
         self._layout = layout
@@ -109,12 +114,15 @@ class Patcher:
                     slot = self._slots.get(layer.name)
                     if key == (slot.key if slot else ()):
                         continue
+                    began = perf_counter()
                     slot = slot or self._take(layer)
                     if key:
                         self._write(slot, key, adapters)
                     else:
                         self._restore(slot)
                     changed += 1
+                    if self._on_layer is not None:
+                        self._on_layer(layer.name, key, perf_counter() - began)
         return PatchReport(changed=changed, seconds=perf_counter() - started)
 
     def restore(self, components: Collection[str] | None = None) -> PatchReport:

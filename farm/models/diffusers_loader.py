@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import diffusers
@@ -21,11 +22,11 @@ from torch import Tensor
 
 from farm.errors import BadRequest, Permanent
 from farm.lora import tensors
-from farm.lora.formats.inspect import AdapterInfo
 from farm.lora.layout import Layer, Layout
-from farm.lora.patcher import layer_module, parameter
+from farm.lora.patcher import PatchReport, layer_module, parameter
 from farm.lora.pristine import Pristine, Where
 from farm.lora.schedule import StrengthPlan
+from farm.lora.tensors import Adapter
 from farm.models import schedulers
 from farm.models.load import LoadedModel
 
@@ -34,17 +35,11 @@ Key = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DiffusersAdapter:
-    """A file's tensors as diffusers takes them, and what our own reading says of them."""
+class DiffusersAdapter(Adapter):
+    """An adapter as the engine reads it, and its tensors as diffusers takes them."""
 
-    sha256: str
     name: str
     state: Mapping[str, Tensor]
-    #: layers that it changes, as the engine matches them
-    deltas: Mapping[str, object]
-    bytes: int
-    info: AdapterInfo
-    warnings: tuple[str, ...]
 
 
 def load_adapter(path: Path, layout: Layout, sha256: str, name: str) -> DiffusersAdapter:
@@ -55,19 +50,25 @@ def load_adapter(path: Path, layout: Layout, sha256: str, name: str) -> Diffuser
     """
     ours = tensors.load(path, layout, sha256=sha256, name=name)
     state = load_file(path)
-    return DiffusersAdapter(
-        sha256=sha256,
-        name=name,
-        state=state,
-        deltas=dict.fromkeys(ours.deltas),
-        bytes=sum(tensor.nbytes for tensor in state.values()),
-        info=ours.info,
-        warnings=ours.warnings,
-    )
+    held = {field.name: getattr(ours, field.name) for field in fields(ours)}
+    held["bytes"] += sum(tensor.nbytes for tensor in state.values())
+    return DiffusersAdapter(**held, name=name, state=state)
 
 
 def pipeline_of(model: LoadedModel) -> Any:
-    """The diffusers pipeline over the modules of `model`: a loader for its adapters; it samples nothing here."""
+    """The diffusers pipeline over the modules of `model`: a loader for its adapters; it samples nothing here.
+
+    Raises:
+        BadRequest: diffusers has no loader for adapters of this family.
+    """
+    if model.pipeline is not None:
+        if not hasattr(model.pipeline, "load_lora_weights"):
+            raise BadRequest(
+                f"diffusers loads no adapters for {model.info.name}",
+                "switch lora_force_diffusers off",
+                code="diffusers_cannot",
+            )
+        return model.pipeline
     cls: Any = getattr(diffusers, model.info.pipeline)
     parts = {"unet": model.unet, "vae": model.vae, **model.text_encoders}
     tokenizers = {name.replace("text_encoder", "tokenizer"): one for name, one in model.tokenizers.items()}
@@ -100,18 +101,21 @@ class DiffusersPatcher:
         adapters: Mapping[str, DiffusersAdapter],
         step: int,
         components: Collection[str] | None = None,
-    ) -> None:
+    ) -> PatchReport:
         """Make the layers of `components` what `plan` wants while step `step` is denoised.
 
         Raises:
             BadRequest: diffusers cannot read an adapter, or the plan asks for some of its ranks only.
         """
+        began, changed = perf_counter(), 0
         self._load(plan, adapters)
         with torch.inference_mode():
             for layer, module in self._layers(components):
                 key = self._key(plan, layer, module, step)
                 if key != self._keys.get(layer.name):
                     self._write(layer, module, key)
+                    changed += 1
+        return PatchReport(changed=changed, seconds=perf_counter() - began)
 
     def restore(self, components: Collection[str] | None = None) -> None:
         """Take all adapters out: the model is the checkpoint again, bit for bit."""
@@ -142,17 +146,17 @@ class DiffusersPatcher:
             self._keys.clear()  # what is loaded begins at strength 1, everywhere
         for schedule in plan.adapters:
             adapter = adapters[schedule.sha256]
+            sha256 = schedule.sha256
             if schedule.max_rank is not None:
                 raise BadRequest(
                     f"{adapter.name}: diffusers cannot use the first {schedule.max_rank} ranks alone",
                     "leave out `dyn`, or switch lora_force_diffusers off",
                     code="diffusers_cannot",
                 )
-            if adapter.sha256 not in self._loaded:
-                self._loaded[adapter.sha256] = self._take(adapter)
+            if sha256 not in self._loaded:
+                self._loaded[sha256] = self._take(adapter, f"farm_{sha256[:16]}")
 
-    def _take(self, adapter: DiffusersAdapter) -> str:
-        name = f"farm_{adapter.sha256[:16]}"
+    def _take(self, adapter: DiffusersAdapter, name: str) -> str:
         try:
             with warnings.catch_warnings():
                 # several adapters beside one another are what we want

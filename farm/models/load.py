@@ -1,4 +1,7 @@
-"""Loads a base model's modules from safetensors files into one device, ready to be patched and sampled."""
+"""Loads a base model from safetensors files into one device, ready to be patched and sampled.
+
+A model with a UNet becomes loose modules, any other one the pipeline object of diffusers that holds them.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from farm.errors import BadRequest, Permanent
@@ -27,6 +32,7 @@ _ENCODERS: dict[str, Any] = {
     "CLIPTextModel": CLIPTextModel,
     "CLIPTextModelWithProjection": CLIPTextModelWithProjection,
 }
+_UNREADABLE = (ValueError, RuntimeError, OSError, KeyError)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -40,10 +46,12 @@ class LoadedModel:
     dtype: torch.dtype
     #: What a patcher works on, by component: module paths are those of the layout.
     modules: Mapping[str, nn.Module]
+    #: None for a model that `pipeline` runs
     unet: Any
     vae: Any
     #: text encoders as they are called, by component in order
     text_encoders: Mapping[str, Any]
+    #: of a model with a UNet; a pipeline has its own
     tokenizers: Mapping[str, Any]
     scheduler_config: Config
     #: An empty negative prompt of an XL model is zeros and not the encoding of "".
@@ -59,11 +67,12 @@ class LoadedModel:
 
     @property
     def scale(self) -> int:
-        """Pixels that one latent is wide."""
+        """Pixels that one latent of a UNet's model is wide."""
         return families.scale_of(self.info.configs)
 
     @property
     def latent_channels(self) -> int:
+        """Channels that the UNet takes."""
         return int(self.unet.config.in_channels)
 
     @property
@@ -78,7 +87,7 @@ class LoadedModel:
 
 
 def load(path: Path, *, device: str = "cpu", dtype: str = "auto") -> LoadedModel:
-    """Load the diffusers folder or single-file checkpoint at `path`; reads local files only.
+    """Load the diffusers folder or single-file checkpoint at `path`; reads local files only and runs none of its code.
 
     `dtype` is float32, float16, bfloat16 or auto: bfloat16 on CUDA, float32 on CPU.
 
@@ -95,6 +104,8 @@ def load(path: Path, *, device: str = "cpu", dtype: str = "auto") -> LoadedModel
 
             parts, tokenizers = single_file.read_parts(families.checkpoint_in(path), info, kind)
             return _assemble(info, parts, tokenizers, place, kind, zero_negative=True)
+        if "unet" not in info.configs:
+            return _assemble_pipeline(info, _read_pipeline(path, info, kind), place, kind)
         index = folders.read_json(path / folders.INDEX)
         return _assemble(
             info,
@@ -131,10 +142,37 @@ def _read_parts(path: Path, info: ModelInfo, dtype: torch.dtype) -> dict[str, nn
             else:
                 encoder = _ENCODERS[info.configs[name]["_class_name"]]
                 parts[name] = encoder.from_pretrained(path / name, dtype=dtype, **options)
-        except (ValueError, RuntimeError, OSError, KeyError) as error:
-            line = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-            raise Permanent(f"{info.name}: {name} cannot be read: {line}", "copy the model again") from error
+        except _UNREADABLE as error:
+            raise _unreadable(f"{info.name}: {name}", error) from error
     return parts
+
+
+def _read_pipeline(path: Path, info: ModelInfo, dtype: torch.dtype) -> Any:
+    """Read a diffusers folder as the pipeline that it names, which `describe` has found in its table."""
+    folder = folders.read_folder(path)
+    processor = str((folder.index.get("tokenizer") or [""])[-1]).endswith("Processor")
+    left_out = (*info.unused, *(("tokenizer",) if processor else ()))
+    try:
+        pipeline = getattr(diffusers, info.pipeline).from_pretrained(
+            path,
+            torch_dtype=dtype,
+            variant=next(filter(None, folder.variants.values()), None),
+            use_safetensors=True,
+            local_files_only=True,
+            **dict.fromkeys(left_out),
+        )
+        if processor:
+            # Flux.2: its half for pictures needs torchvision, and prompts are text
+            pipeline.tokenizer = AutoTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
+        return pipeline
+    except (*_UNREADABLE, ImportError) as error:
+        raise _unreadable(info.name, error) from error
+
+
+def _unreadable(what: str, error: Exception) -> Permanent:
+    line = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    hint = "install that on the worker" if isinstance(error, ImportError) else "copy the model again"
+    return Permanent(f"{what} cannot be read: {line}", hint)
 
 
 def _read_tokenizers(path: Path, info: ModelInfo) -> dict[str, Any]:
@@ -172,10 +210,35 @@ def _assemble(
         tokenizers=tokenizers,
         scheduler_config=info.configs["scheduler"],
         zero_negative=zero_negative and len(encoders) > 1,
-        bytes=sum(
-            tensor.nbytes for part in parts.values() for tensor in (*part.parameters(), *part.buffers())
-        ),
+        bytes=_bytes(parts),
     )
+
+
+def _assemble_pipeline(
+    info: ModelInfo, pipeline: Any, device: torch.device, dtype: torch.dtype
+) -> LoadedModel:
+    parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+    for part in parts.values():
+        part.requires_grad_(False).eval().to(device)
+    layout = families.layout(info.family, info.configs)
+    return LoadedModel(
+        info=info,
+        layout=layout,
+        device=device,
+        dtype=dtype,
+        modules={name: _patched_part(parts[name]) for name in layout.components},
+        unet=None,
+        vae=pipeline.vae,
+        text_encoders={name: parts[name] for name in layout.text_encoders},
+        tokenizers={},
+        scheduler_config=info.configs["scheduler"],
+        pipeline=pipeline,
+        bytes=_bytes(parts),
+    )
+
+
+def _bytes(parts: Mapping[str, nn.Module]) -> int:
+    return sum(tensor.nbytes for part in parts.values() for tensor in (*part.parameters(), *part.buffers()))
 
 
 def _patched_part(encoder: nn.Module) -> nn.Module:
@@ -189,14 +252,15 @@ def _patched_part(encoder: nn.Module) -> nn.Module:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep progress bars and the warning of a renamed argument out of a worker's log."""
-    logging: Any = transformers_logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    logs: tuple[Any, ...] = (transformers_logging, diffusers_logging)
+    shown = [log for log in logs if log.is_progress_bar_enabled()]
+    for log in logs:
+        log.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             # diffusers before 0.42 knows no other name, and ignores what it does not know
             warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
             yield
     finally:
-        if shown:
-            logging.enable_progress_bar()
+        for log in shown:
+            log.enable_progress_bar()

@@ -39,7 +39,7 @@ class Previewer:
             if self._colours is None:
                 self._colours = fit_colours(self._model)
             pixels = apply_colours(self._colours, _flat(latents))
-        return _enlarged(to_images(pixels)[0])
+        return enlarged(to_images(pixels)[0])
 
 
 @torch.no_grad()
@@ -89,7 +89,8 @@ def _with_one(latents: Tensor) -> Tensor:
     return torch.cat([rows, torch.ones(len(rows), 1)], dim=1)
 
 
-def _enlarged(image: Image.Image) -> Image.Image:
+def enlarged(image: Image.Image) -> Image.Image:
+    """Return the image by a whole factor larger, where it is too small to be looked at."""
     factor = -(-LEAST_SIZE // min(image.size))
     if factor <= 1:
         return image

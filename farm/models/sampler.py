@@ -14,17 +14,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from farm.errors import BadRequest, Permanent
+from farm.errors import Permanent
 from farm.lora.schedule import StrengthPlan
 from farm.models import schedulers
+from farm.models.asked import check_asked
 from farm.models.clip import Clip
 from farm.models.decode import decode, to_images
 from farm.models.denoisers import denoiser_for
 from farm.models.encode import PromptEncoder
 from farm.models.load import LoadedModel
 from farm.models.preview import Previewer
-from farm.models.samplers import check_fits
-from farm.models.state import SampleSpec, SampleState
+from farm.models.state import SampleSpec, SampleState, State
 from farm.models.strengths import AdapterLike, PatcherLike, weights_key
 
 __all__ = ["Diverged", "SampleSpec", "SampleState", "StepMachine"]
@@ -35,7 +35,7 @@ class Diverged(Permanent):
 
     code = "diverged"
 
-    def __init__(self, states: Sequence[SampleState]) -> None:
+    def __init__(self, states: Sequence[State]) -> None:
         first = states[0]
         names = [schedule.sha256[:12] for schedule in first.plan.adapters]
         cause = f"adapter {' or '.join(names)}" if names else "the model"
@@ -68,7 +68,8 @@ class StepMachine:
         Raises:
             BadRequest: size, frames, steps or sampler do not suit the model.
         """
-        self._check(spec, plan, adapters)
+        check_asked(self.model, spec, plan, adapters)
+        self._denoiser.check_frames(spec)
         negative = spec.negative_prompt if self._denoiser.guided(spec) else None
         prompts = self._encoder.table(spec.prompt, negative, plan, adapters)
         scheduler = self.scheduler(spec)
@@ -130,25 +131,6 @@ class StepMachine:
         """Return roughly what the first picture will be, at little cost."""
         latents = state.latents if state.denoised is None else state.denoised
         return self._previewer.image(self._denoiser.unpack(latents[:1], state.spec))
-
-    def _check(self, spec: SampleSpec, plan: StrengthPlan, adapters: Mapping[str, AdapterLike]) -> None:
-        limits = self.model.info.limits
-        multiple, most = limits["multiple_of"], limits.get("max_size")
-        for name, value in (("width", spec.width), ("height", spec.height)):
-            if value % multiple or value < limits["min_size"] or (most and value > most):
-                bound = f", at most {most}" if most else ""
-                raise BadRequest(
-                    f"{name} {value} does not suit {self.model.info.name}",
-                    f"a multiple of {multiple}, at least {limits['min_size']}{bound}",
-                    code="bad_size",
-                )
-        check_fits(spec.sampler, self.model.family)
-        self._denoiser.check_frames(spec)
-        if plan.steps != spec.steps or spec.steps < 1 or not spec.seeds:
-            raise ValueError(f"{spec.steps} steps with a plan of {plan.steps} and {len(spec.seeds)} seeds")
-        missing = [schedule.sha256[:12] for schedule in plan.adapters if schedule.sha256 not in adapters]
-        if missing:
-            raise ValueError(f"adapter {missing[0]} is planned but not loaded")
 
     def _group_key(self, state: SampleState) -> Hashable:
         """Return what states must agree in to share a pass: the shapes of their tensors and the weights."""

@@ -23,6 +23,8 @@ SAMPLERS: tuple[str, ...] = tuple(LABELS)
 _NOISE_FAMILIES = ("sd1", "sd2", "sdxl", "demo", "unknown")
 _OF_NOISE = tuple(key for key in SAMPLERS if key != "flow_euler")
 _OF_FLOW = ("flow_euler", "unipc")
+#: families that are meant to be sampled by yet another one
+_MORE = {"sana": ("dpmpp_2m",)}
 #: other names, after `_plain`
 _OTHER = {
     "eulerancestral": "euler_a",
@@ -76,14 +78,14 @@ def fits(family: str) -> tuple[str, ...]:
     >>> fits("flux1"), "euler_a" in fits("sdxl")
     (('flow_euler', 'unipc'), True)
     """
-    return _OF_NOISE if family in _NOISE_FAMILIES else _OF_FLOW
+    return _OF_NOISE if family in _NOISE_FAMILIES else (*_MORE.get(family, ()), *_OF_FLOW)
 
 
 def check_fits(sampler: str, family: str) -> None:
     """Raise BadRequest, with the samplers that do fit, when `sampler` cannot sample a model of this family."""
     keys = fits(family)
     if sampler not in keys:
-        word = "flow" if keys is _OF_FLOW else "noise"
+        word = "noise" if family in _NOISE_FAMILIES else "flow"
         labels = ", ".join(LABELS[key] for key in keys)
         problem = Problem(
             code="bad_sampler",

@@ -33,7 +33,8 @@ _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}),
 }
 #: fields of a sampler for a model that predicts the flow, beside those of `_CLASSES`
-_FLOW = {"unipc": {"prediction_type": "flow_prediction", "use_flow_sigmas": True}}
+_OF_FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+_FLOW = {"unipc": _OF_FLOW, "dpmpp_2m": _OF_FLOW}
 #: Latents are not bounded as pixels are, so a config that does not speak of clipping means none.
 _LATENT = {"clip_sample": False}
 _MISSING = object()

@@ -10,10 +10,12 @@ from dataclasses import replace
 
 from torch.nn.functional import interpolate
 
+from farm.errors import Permanent
 from farm.lora.schedule import StrengthPlan
 from farm.models.hires import enlarged
+from farm.models.machines import Machine
 from farm.models.sampler import StepMachine
-from farm.models.state import SampleSpec, SampleState
+from farm.models.state import SampleSpec, SampleState, State
 
 
 def second_spec(spec: SampleSpec, multiple: int) -> SampleSpec:
@@ -31,12 +33,15 @@ def second_spec(spec: SampleSpec, multiple: int) -> SampleSpec:
     )
 
 
-def begin_second(machine: StepMachine, first: SampleState, plan: StrengthPlan) -> SampleState:
+def begin_second(machine: Machine, first: State, plan: StrengthPlan) -> SampleState:
     """Return the state before step 1 of the second pass of `first`, whose steps are done.
 
     Raises:
+        Permanent: the machine runs a pipeline that knows one pass only.
         BadRequest: the sampler cannot do this number of steps with this model.
     """
+    if not (isinstance(machine, StepMachine) and isinstance(first, SampleState)):
+        raise Permanent("this model cannot make a second pass", "leave hr_scale out")
     if not first.done:
         raise ValueError(f"only {first.step} of {first.steps} steps of the first pass are done")
     spec = second_spec(first.spec, machine.model.info.limits["multiple_of"])

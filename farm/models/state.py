@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors.torch import load as read_tensors
@@ -52,6 +52,27 @@ class SampleSpec:
     hires: Hires | None = None
     #: how much noise a run begins with: below 1 it starts from latents, `steps` from the schedule's end
     strength: float = 1.0
+
+
+class State(Protocol):
+    """A job in the middle of its run; it belongs to the machine that began it."""
+
+    plan: StrengthPlan
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+
+    @property
+    def done(self) -> bool:
+        """Whether no step is left."""
+
+    def save(self) -> bytes:
+        """Return the state as bytes. Raises Permanent where its machine cannot save."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

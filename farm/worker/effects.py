@@ -24,7 +24,7 @@ from farm.jobs.workers import WorkerOrders
 from farm.lora.layout import Layout
 from farm.lora.tensors import Adapter
 from farm.models.load import LoadedModel
-from farm.models.sampler import SampleState, StepMachine
+from farm.models.machines import Machine, State
 from farm.queue.events import Event
 from farm.store import keys
 from farm.store.s3 import Store
@@ -63,7 +63,7 @@ class Effects:
     # the device
     load_model: Callable[[Path], LoadedModel]
     load_adapter: Callable[[Path, Layout, str, str], Adapter]
-    step: Callable[[StepMachine, Sequence[SampleState]], None]
+    step: Callable[[Machine, Sequence[State]], None]
     # Redis: hints, never the truth
     tell: Callable[[Event], object]
     show_preview: Callable[[str, bytes], object]

@@ -8,7 +8,8 @@ from typing import Literal
 from farm.errors import BadRequest
 from farm.lora.schedule import StrengthPlan
 
-Mode = Literal["patch", "branch"]
+#: `diffusers`: by its own loader, which a setting may force; it is never chosen here
+Mode = Literal["patch", "branch", "diffusers"]
 #: what the setting `lora_mode` may say
 Wish = Literal["auto", "patch", "branch"]
 

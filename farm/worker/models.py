@@ -1,32 +1,53 @@
-"""A loaded base model with its patcher and step machine, as the sampling thread keeps it between jobs."""
+"""A loaded base model with its patcher and the machine that samples it, as the sampling thread keeps it between jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
+
+import structlog
 
 from farm.clock import Clock
 from farm.lora.branch import SideBranch
 from farm.lora.compiled import compile_in_place
-from farm.lora.patcher import Patcher, layer_module
+from farm.lora.patcher import Key, Patcher, layer_module
+from farm.lora.pristine import Where
 from farm.lora.quantised import is_quantised
 from farm.lora.schedule import StrengthPlan
 from farm.lora.tensors import Adapter
+from farm.models.diffusers_loader import DiffusersPatcher, pipeline_of
 from farm.models.load import LoadedModel
-from farm.models.sampler import StepMachine
+from farm.models.machines import Machine, machine_for
 from farm.store.trees import Tree
 from farm.worker.device import Device
-from farm.worker.mode import Mode, Wish, Work, changes_of, choose
+from farm.worker.mode import Mode, Work, changes_of, choose
 from farm.worker.rates import ModeRates
+from farm.worker.way import LoraWay
+
+log = structlog.get_logger(__name__)
 
 
 class MeasuredPatcher:
     """Applies adapters in one of the two ways, and counts the seconds that it takes, wherever in a step it is called."""
 
-    def __init__(self, loaded: LoadedModel, device: Device, clock: Clock):
-        patcher = Patcher(loaded.modules, loaded.layout, pristine=where_pristine(device, loaded.bytes))
+    def __init__(
+        self, loaded: LoadedModel, device: Device, clock: Clock, way: LoraWay, folder: Path | None = None
+    ):
+        """`folder` holds the model's files, for weights that are put back from there."""
+        where: Where = "file" if way.fuse_native else where_pristine(device, loaded.bytes)
         self.branch = SideBranch(loaded.modules, loaded.layout)
-        self._ways: Mapping[Mode, Patcher | SideBranch] = {"patch": patcher, "branch": self.branch}
+        self._ways: dict[Mode, Patcher | SideBranch | DiffusersPatcher] = {
+            "patch": Patcher(
+                loaded.modules, loaded.layout, pristine=where, files=weight_files(loaded, folder),
+                on_layer=log_layer if way.debug else None,
+            ),
+            "branch": self.branch,
+        }  # fmt: skip
+        if way.diffusers:
+            self._ways["diffusers"] = DiffusersPatcher(
+                pipeline_of(loaded), loaded.layout, loaded.modules, fuse=way.fuse_diffusers, pristine=where
+            )
         self._denoisers = frozenset(loaded.layout.denoisers)
         self._device = device
         self._clock = clock
@@ -77,19 +98,19 @@ class HotModel:
         device: Device,
         clock: Clock,
         *,
-        lora_mode: Wish = "auto",
+        way: LoraWay,
         compiled: bool = False,
     ):
         self._device = device
         self._tree = tree
         self._denoisers = loaded.layout.denoisers
-        self._wish: Wish = lora_mode
+        self._way = way
         self._no_patch = _why_not_written(loaded)
         if compiled:
             for name in loaded.layout.denoisers:
                 compile_in_place(loaded.modules[name])
-        self.patcher = MeasuredPatcher(loaded, device, clock)
-        self.machine: StepMachine | None = StepMachine(loaded, self.patcher)
+        self.patcher = MeasuredPatcher(loaded, device, clock, way, tree.path)
+        self.machine: Machine | None = machine_for(loaded, self.patcher)
 
     def choose_mode(
         self, plan: StrengthPlan, adapters: Mapping[str, Adapter], batch_key: str, pictures: int
@@ -98,6 +119,9 @@ class HotModel:
 
         Raises BadRequest when the setting, or the model, and the adapters do not go together.
         """
+        if self._way.diffusers:
+            self.patcher.use("diffusers")
+            return "diffusers"
         touched = {name for adapter in adapters.values() for name in adapter.deltas}
         work = Work(
             steps=plan.steps,
@@ -106,7 +130,7 @@ class HotModel:
             no_branch=self.patcher.branch.why_not(adapters),
             no_patch=self._no_patch if touched else "",
         )
-        mode = choose(self._wish, work, self.patcher.rates.costs(batch_key, pictures))
+        mode = choose(self._way.mode, work, self.patcher.rates.costs(batch_key, pictures))
         self.patcher.use(mode)
         return mode
 
@@ -126,6 +150,23 @@ def _why_not_written(loaded: LoadedModel) -> str:
     return ""
 
 
+def weight_files(loaded: LoadedModel, folder: Path | None) -> Mapping[str, Sequence[Path]]:
+    """The files of each component's weights; none for a checkpoint file, whose tensors have other names."""
+    if folder is None or loaded.info.format != "diffusers":
+        return {}
+    return {name: sorted((folder / name).glob("*.safetensors")) for name in loaded.modules}
+
+
+def log_layer(layer: str, parts: Key, seconds: float) -> None:
+    """One line for each write of a layer's weights: what is in them now, at which strengths."""
+    log.info(
+        "layer_written",
+        layer=layer,
+        strengths={sha256[:12]: strength for sha256, _, strength in parts},
+        seconds=round(seconds, 6),
+    )
+
+
 def where_pristine(device: Device, model_bytes: int) -> Literal["device", "host"]:
     """Where unchanged weights are kept: beside the patched ones where they fit amply, else in the host's memory."""
     return "device" if not device.is_cuda or device.memory_free() > 2 * model_bytes else "host"
@@ -137,13 +178,13 @@ def open_hot(
     device: Device,
     clock: Clock,
     *,
-    lora_mode: Wish = "auto",
+    way: LoraWay,
     compiled: bool = False,
 ) -> HotModel:
     """Load a model from its files."""
     tree = open_tree()
     try:
-        return HotModel(load(tree), tree, device, clock, lora_mode=lora_mode, compiled=compiled)
+        return HotModel(load(tree), tree, device, clock, way=way, compiled=compiled)
     except BaseException:
         tree.close()
         raise

@@ -239,8 +239,16 @@ def _hires(spec: JobSpec) -> Hires | None:
 
 
 def log_layers(plan: StrengthPlan, adapters: Mapping[str, Adapter], layout: Layout) -> None:
-    """One line for each layer of each adapter: what it is, and the strengths that it goes through."""
+    """One line for each layer of each adapter: what it is, and the strengths that it goes through; one for each of its
+    modules that the model lacks."""
     for schedule in plan.adapters:
+        for module in adapters[schedule.sha256].missed:
+            log.info(
+                "adapter_module_skipped",
+                adapter=schedule.sha256[:12],
+                module=module,
+                why="the model lacks it",
+            )
         for name, delta in adapters[schedule.sha256].deltas.items():
             curve = schedule.strengths.get(layout.layers[name].region, (0.0,))
             log.info(

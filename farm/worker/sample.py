@@ -24,18 +24,18 @@ from farm.jobs.states import Stage
 from farm.lora.tensors import Adapter
 from farm.models.clip import Clip
 from farm.models.hires import enlarged
-from farm.models.sampler import SampleState
+from farm.models.machines import State
 from farm.models.second_pass import begin_second
 from farm.store.trees import Tree
 from farm.worker.device import Device, in_words, is_out_of_memory, needed_bytes
 from farm.worker.effects import Effects
 from farm.worker.held import Hands, HeldJob
 from farm.worker.memory import AdapterCache, ModelCache
-from farm.worker.mode import Wish
 from farm.worker.models import HotModel, open_hot
 from farm.worker.prepare import Prepared
 from farm.worker.progress import Progress
 from farm.worker.rates import Rates
+from farm.worker.way import LoraWay
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +90,7 @@ class Sampler:
         clock: Clock,
         *,
         preview_every: int,
-        lora_mode: Wish,
+        way: LoraWay,
         compiled: bool,
     ):
         self._effects = effects
@@ -102,7 +102,7 @@ class Sampler:
         self._rates = rates
         self._clock = clock
         self._preview_every = preview_every
-        self._lora_mode: Wish = lora_mode
+        self._way = way
         self._compiled = compiled
         self._turns: queue.SimpleQueue[_Turn | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
@@ -210,7 +210,7 @@ class Sampler:
             began = self._clock.monotonic()
             hot = open_hot(
                 open_tree, lambda tree: self._effects.load_model(tree.path), self._device, self._clock,
-                lora_mode=self._lora_mode, compiled=self._compiled,
+                way=self._way, compiled=self._compiled,
             )  # fmt: skip
             seconds = self._clock.monotonic() - began
             self._rates.load_took(key, seconds)
@@ -246,11 +246,11 @@ class Sampler:
         timings.seconds[Stage.PATCHING] += patching
         return pictures
 
-    def _pass(self, work: Prepared, hot: HotModel, state: SampleState, run: _Run) -> None:
+    def _pass(self, work: Prepared, hot: HotModel, state: State, run: _Run) -> None:
         while not state.done:
             self._step(work, hot, state, run)
 
-    def _step(self, work: Prepared, hot: HotModel, state: SampleState, run: _Run) -> None:
+    def _step(self, work: Prepared, hot: HotModel, state: State, run: _Run) -> None:
         machine, held = hot.machine, work.held
         assert machine is not None
         held.check()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import structlog
 import torch
@@ -19,8 +20,10 @@ from farm.errors import Transient
 from farm.jobs import workers
 from farm.jobs.kinds import Kind
 from farm.jobs.reports import WorkerReport
+from farm.lora import tensors
+from farm.lora.layout import Layout
 from farm.lora.tensors import Adapter
-from farm.lora.tensors import load as load_adapter
+from farm.models.diffusers_loader import load_adapter as load_for_diffusers
 from farm.models.load import load as load_model
 from farm.models.preview import to_webp
 from farm.queue import events
@@ -45,6 +48,7 @@ from farm.worker.rates import Rates
 from farm.worker.render import Renderer
 from farm.worker.sample import Sampler
 from farm.worker.stages import AHEAD, Runner, Stages
+from farm.worker.way import LoraWay
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +59,11 @@ _LEAVE_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
 
 Wrap = Callable[[Effects], Effects]
+
+
+def load_for_engine(path: Path, layout: Layout, sha256: str, name: str) -> Adapter:
+    """See `farm.lora.tensors.load`."""
+    return tensors.load(path, layout, sha256=sha256, name=name)
 
 
 class Worker:
@@ -189,9 +198,7 @@ class Worker:
             **sql_effects(self._sessions, self._id, self._clock),
             **store_effects(self._store),
             load_model=lambda path: load_model(path, device=device.name, dtype=settings.dtype),
-            load_adapter=lambda path, layout, sha256, name: load_adapter(
-                path, layout, sha256=sha256, name=name
-            ),
+            load_adapter=load_for_diffusers if settings.lora_force_diffusers else load_for_engine,
             step=lambda machine, states: machine.step(states),
             tell=partial(events.publish, self._redis),
             show_preview=partial(events.set_preview, self._redis),
@@ -213,7 +220,7 @@ class Worker:
         )
         self._sampler = Sampler(
             effects, self.device, self._models, self._adapters, hands, self._progress, self._rates, clock,
-            preview_every=settings.preview_every, lora_mode=settings.lora_mode, compiled=settings.compile,
+            preview_every=settings.preview_every, way=LoraWay.of(settings), compiled=settings.compile,
         )  # fmt: skip
         publisher = Publisher(effects, patience, clock)
         extractor = Extractor(

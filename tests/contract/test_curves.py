@@ -9,14 +9,14 @@ import diffusers
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from PIL import ImageChops
+from PIL import Image, ImageChops
 from torch import Tensor, nn
 
 from farm.lora.patcher import Patcher
 from farm.lora.schedule import StrengthPlan
 from farm.lora.tensors import load as load_adapter
-from farm.models.fallback import PipelineSampler
 from farm.models.load import LoadedModel, load
+from farm.models.pipeline_machine import PipelineMachine
 from farm.models.sampler import SampleSpec, SampleState, StepMachine
 from tests.contract.test_samplers import CLASSES
 from tests.support.patching import make_plan
@@ -117,7 +117,7 @@ def test_a_switch_is_the_one_that_diffusers_makes_when_its_weights_are_changed_b
 
 
 @pytest.mark.parametrize(("sampler", "guidance_scale"), [("euler_a", 4.0), ("heun", 4.0), ("unipc", 1.0)])
-def test_the_pipeline_with_a_callback_makes_the_same_pictures(
+def test_the_pipeline_that_runs_its_own_loop_makes_the_same_pictures(
     bench: Bench, sampler: str, guidance_scale: float
 ) -> None:
     spec = replace(spec_of(sampler), seeds=(5, 6), guidance_scale=guidance_scale)
@@ -125,20 +125,16 @@ def test_the_pipeline_with_a_callback_makes_the_same_pictures(
     mine = bench.run(state)
     pipeline: Any = DiffusionPipeline.from_pretrained(bench.folder, local_files_only=True)
     modules = {name: getattr(pipeline, name) for name in bench.model.modules}
-    fallback = PipelineSampler(
-        pipeline, Patcher(modules, bench.model.layout, pristine="device"), bench.model.layout
-    )
-    theirs: list[Tensor] = []
-
-    def look(step: int, latents: Tensor) -> None:
-        assert step == len(theirs) + 1
-        theirs.append(latents.clone())
-
-    images = fallback.sample(spec, state.plan, bench.adapters, on_step=look)
-    assert len(theirs) == len(mine)
-    for left, right in zip(mine, theirs, strict=True):
-        assert torch.equal(left, right)
-    for left, right in zip(bench.machine.finish(state), images, strict=True):
+    patcher = Patcher(modules, bench.model.layout, pristine="device")
+    machine = PipelineMachine(replace(bench.model, pipeline=pipeline), patcher)
+    theirs = machine.begin(spec, state.plan, bench.adapters)
+    for step, latents in enumerate(mine, start=1):
+        machine.step([theirs])
+        assert (theirs.step, theirs.done) == (step, step == spec.steps)
+        assert torch.equal(latents, theirs.latents)
+    for left, right in zip(bench.machine.finish(state), machine.finish(theirs), strict=True):
+        assert isinstance(left, Image.Image)
+        assert isinstance(right, Image.Image)
         assert max(high for _, high in ImageChops.difference(left, right).getextrema()) <= 1
 
 

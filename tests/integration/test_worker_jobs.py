@@ -31,15 +31,15 @@ from farm.embedded.up import environment_of
 from farm.errors import Transient
 from farm.jobs import control
 from farm.jobs.metadata import read_png
-from farm.models.sampler import StepMachine
+from farm.models.families import describe, layout
 from farm.queue import events
 from farm.store.s3 import Store
 from farm.worker.effects import Effects
 from farm.worker.worker import Worker
 from tests.support import jobs as rows
+from tests.support import tiny_pipelines
 from tests.support.tiny import tiny_sd15
 from tests.support.worker import Rig, make_rig
-from tests.unit.worker.test_video import clip
 
 Start = Callable[..., Worker]
 
@@ -53,7 +53,10 @@ def database_url(tmp_path: Path, sqlite_template: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion 1.5, or the tiny model that a test names."""
+    if name := getattr(request, "param", None):
+        return tiny_pipelines.write(name, tmp_path_factory.mktemp(name))
     return tiny_sd15(tmp_path_factory.mktemp("models") / "small")
 
 
@@ -125,31 +128,27 @@ def test_a_message_becomes_a_picture_in_the_store_and_rows(rig: Rig, start: Star
     assert rows.events_of(rig.sessions, job_id)[-2:] == ["claim", "succeed"]
 
 
-def test_a_clip_becomes_a_video_in_the_store_and_rows(
-    rig: Rig, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The machine is one that makes clips; everything after it is real."""
-    made = clip(5, size=(64, 48), fps=8.0)
-    monkeypatch.setattr(StepMachine, "finish", lambda machine, state: [made for _ in state.spec.seeds])
+@pytest.mark.parametrize("small_model", ["ltxv"], indirect=True)
+def test_a_clip_becomes_a_video_in_the_store_and_rows(rig: Rig, start: Start) -> None:
     worker = start()
-    job_id = rig.add_job(count=2, frames=5, fps=8.0)
+    job_id = rig.add_job(count=2, frames=9, fps=8.0, width=64, height=32, sampler="flow_euler")
     rig.assign(job_id, worker.id)
     job = rig.wait_for(job_id, "succeeded", "failed")
     assert (job.state, job.error_message) == ("succeeded", None)
     for index, image in enumerate(rig.images(job_id)):
         assert image.object_key == f"results/{rows.OWNER}/{job_id}/1/{index}.webm"
-        assert (image.media_type, image.frames, image.fps, image.duration) == ("video/webm", 5, 8.0, 0.625)
-        assert (image.width, image.height, image.seed) == (64, 48, 7 + index)
+        assert (image.media_type, image.frames, image.fps, image.duration) == ("video/webm", 9, 8.0, 1.125)
+        assert (image.width, image.height, image.seed) == (64, 32, 7 + index)
         data = rig.store.get_bytes(image.object_key)
         assert (hashlib.sha256(data).hexdigest(), len(data)) == (image.sha256, image.size)
         with av.open(BytesIO(data)) as container:
             said = json.loads({name.lower(): text for name, text in container.metadata.items()}["farm"])
-            assert len(list(container.decode(video=0))) == 5
-        assert (said["seed"], said["frames"], said["fps"]) == (7 + index, 5, 8.0)
+            assert len(list(container.decode(video=0))) == 9
+        assert (said["seed"], said["frames"], said["fps"]) == (7 + index, 9, 8.0)
         assert said == image.info
         assert image.poster_key is not None
         still = Image.open(BytesIO(rig.store.get_bytes(image.poster_key)))
-        assert (still.format, still.size) == ("WEBP", (64, 48))
+        assert (still.format, still.size) == ("WEBP", (64, 32))
 
 
 def test_a_second_pass_enlarges_the_picture_with_strengths_of_its_own(
@@ -189,6 +188,43 @@ def test_a_cancel_ends_the_second_pass_too(rig: Rig, start: Start) -> None:
     gate.open.set()
     assert rig.wait_for(job_id, "cancelled", "succeeded").state == "cancelled"
     assert gate.steps <= 5
+
+
+@pytest.mark.parametrize("small_model", ["auraflow", "ltxv"], indirect=True)
+def test_a_family_that_runs_through_its_pipeline(
+    rig: Rig, start: Start, redis: Redis, small_model: Path
+) -> None:
+    """A picture and a video; the tag changes text and picture at their steps, and leaves no trace."""
+    info = describe(small_model)
+    asked: dict[str, Any] = {"width": 32, "height": 64, "sampler": "flow_euler", "guidance_scale": 3.0}
+    asked |= {"frames": 9, "fps": 8.0} if info.video else {}
+    of = layout(info.family, info.configs)
+    tiny_pipelines.random_lora(rig.folder / "ink.safetensors", of, of.components)
+    rig.put_adapter("ink", rig.folder / "ink.safetensors")
+    worker = start()
+    tagged = "a fox <lora:ink:te=0.2@1,0.9@2:unet=0.8@1,-0.5@3>"
+    pictures = []
+    for prompt in ("a fox", tagged, "a fox"):
+        job_id = rig.add_job(prompt, **asked)
+        rig.assign(job_id, worker.id)
+        job = rig.wait_for(job_id, "succeeded", "failed")
+        assert (job.state, job.error_message) == ("succeeded", None)
+        (image,) = rig.images(job_id)
+        assert (image.width, image.height, image.seed) == (32, 64, 7)
+        if info.video:
+            assert (image.media_type, image.frames, image.fps) == ("video/webm", 9, 8.0)
+        pictures.append(stills(rig.picture(job_id)))
+        assert Image.open(BytesIO(redis.get(f"farm:preview:{job_id}"))).format == "WEBP"
+    assert pictures[0] != pictures[1]
+    assert pictures[0] == pictures[2]
+
+
+def stills(data: bytes) -> list[bytes]:
+    """Pixels of a picture, or of each frame of a video."""
+    if data.startswith(b"\x89PNG"):
+        return [Image.open(BytesIO(data)).tobytes()]
+    with av.open(BytesIO(data)) as container:
+        return [frame.to_ndarray().tobytes() for frame in container.decode(video=0)]
 
 
 def test_progress_and_previews_are_told(rig: Rig, start: Start, redis: Redis) -> None:

@@ -43,6 +43,10 @@ class Rig:
     def add_adapter(self, name: str, seed: int = 1, scale: float = 1.0) -> dict[str, Any]:
         """A LoRA for the tiny model in the store, and its entry for a job's `networks`."""
         path = tiny_lora(self.folder / f"{name}.safetensors", self.model_folder, seed, scale=scale)
+        return self.put_adapter(name, path)
+
+    def put_adapter(self, name: str, path: Path) -> dict[str, Any]:
+        """The file in the store, and its entry for a job's `networks`."""
         sha256 = ingest.file_sha256(path)
         self.store.put_file(keys.blob(sha256), path)
         info = inspect(read_header(path), path.name)

@@ -22,6 +22,7 @@ from farm.worker.device import pick_device
 from farm.worker.mode import Costs, Work, changes_of, choose
 from farm.worker.models import HotModel
 from farm.worker.rates import ModeRates
+from farm.worker.way import LoraWay
 from tests.support.patching import make_plan
 from tests.support.tiny import tiny_lora, tiny_sd15
 from tests.unit.worker.fakes import ManualClock
@@ -89,6 +90,8 @@ def test_rates_become_costs() -> None:
 class _Tree:
     """Files that nobody holds."""
 
+    path = Path()
+
     def close(self) -> None: ...
 
 
@@ -97,9 +100,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_sd15(tmp_path_factory.mktemp("models") / "sd15")
 
 
-def hot(folder: Path, dtype: str = "float32", **options: Any) -> tuple[HotModel, LoadedModel]:
+def hot(folder: Path, dtype: str = "float32", *, compiled: bool = False) -> tuple[HotModel, LoadedModel]:
     loaded = load(folder, dtype=dtype)
-    return HotModel(loaded, _Tree(), pick_device("cpu"), ManualClock(), **options), loaded  # type: ignore[arg-type]
+    model = HotModel(loaded, _Tree(), pick_device("cpu"), ManualClock(), way=LoraWay(), compiled=compiled)  # type: ignore[arg-type]
+    return model, loaded
 
 
 def pictures(model: HotModel, plan: StrengthPlan, adapters: dict[str, Adapter]) -> np.ndarray[Any, Any]:
@@ -161,7 +165,7 @@ def test_a_quantised_model_is_branched_beside(folder: Path, tmp_path: Path) -> N
     layer: Any = loaded.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
     layer.weight = nn.Parameter(layer.weight.to(torch.int8), requires_grad=False)
     models = {
-        wish: HotModel(loaded, _Tree(), pick_device("cpu"), ManualClock(), lora_mode=wish)  # type: ignore[arg-type]
+        wish: HotModel(loaded, _Tree(), pick_device("cpu"), ManualClock(), way=LoraWay(mode=wish))  # type: ignore[arg-type]
         for wish in ("auto", "patch")
     }
     assert models["auto"].choose_mode(plan, adapters, "key", 1) == "branch"

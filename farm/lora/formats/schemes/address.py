@@ -66,6 +66,7 @@ _DOTTED: tuple[tuple[str, str], ...] = (
     ("unet.", DENOISER),
     ("transformer_2.", "transformer_2"),
     ("transformer.", DENOISER),
+    ("text_encoder_4.", "text_encoder_4"),
     ("text_encoder_3.", "text_encoder_3"),
     ("text_encoder_2.", "text_encoder_2"),
     ("text_encoder.", "text_encoder"),
