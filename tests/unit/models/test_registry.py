@@ -41,7 +41,7 @@ EXPECTED: Mapping[str, tuple[str, Mapping[str, int], Mapping[str, Any]]] = {
     "lumina image 2": ("lumina2", {"multiple_of": 16}, {"steps": 30, "guidance_scale": 4.0}),
     "hidream": ("hidream", {"multiple_of": 16}, {"steps": 50, "guidance_scale": 5.0}),
     "auraflow": ("auraflow", {"multiple_of": 16, "max_size": 1536}, {"steps": 50, "guidance_scale": 3.5}),
-    "sana 1.6B": ("sana", {"multiple_of": 32}, {"steps": 20, "guidance_scale": 4.5}),
+    "sana 1.6B": ("sana", {"multiple_of": 32}, {"steps": 20, "guidance_scale": 4.5, "sampler": "dpmpp_2m"}),
 }  # fmt: skip
 
 
