@@ -104,7 +104,7 @@ def test_nothing_is_left_after_many_fused_jobs_and_an_error(bench: Bench) -> Non
         plan = make_plan(bench.layout, 1, **{"ab"[number % 2]: 0.3 * number - 0.7})
         patcher.apply(plan, adapters, 1)
     broken = DiffusersAdapter(
-        sha256="c", name="broken", state={"nonsense": torch.zeros(1)}, deltas={}, bytes=4,
+        sha256="c", name="broken", state={"nonsense": torch.zeros(1)}, deltas={}, bytes=4, missed=(),
         info=adapters["a"].info, warnings=(),
     )  # fmt: skip
     with pytest.raises(BadRequest, match="diffusers cannot read broken"):

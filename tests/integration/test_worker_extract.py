@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,69 +14,25 @@ import torch
 from redis import Redis
 from safetensors.torch import load, load_file, save_file
 from sqlalchemy import select
-from sqlalchemy.orm import Session, sessionmaker
 
-from farm.clock import SystemClock
-from farm.db.engine import make_engine, make_sessions
 from farm.db.models import Adapter, AdapterVersion
-from farm.embedded.servers import SeaweedServer
 from farm.errors import Transient
 from farm.jobs import control, extraction, ingest
 from farm.jobs.limits import Limits
 from farm.models import families
 from farm.store import keys
-from farm.store.s3 import Store
 from farm.worker.effects import Effects
-from farm.worker.worker import Worker
 from tests.support import jobs as rows
-from tests.support.tiny import tiny_lora, tiny_sd15
-from tests.support.worker import Rig, make_rig
-
-Start = Callable[..., Worker]
-
-
-@pytest.fixture(scope="session")
-def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_sd15(tmp_path_factory.mktemp("models") / "small")
-
-
-@pytest.fixture(scope="session")
-def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+from tests.support.tiny import tiny_lora
+from tests.support.worker import Rig, Start
 
 
 @pytest.fixture
-def rig(
-    small_model: Path, warm_cache: Path, tmp_path: Path, database_url: str, redis_url: str, store: Store,
-    seaweed: SeaweedServer,
-) -> Iterator[Rig]:  # fmt: skip
-    engine = make_engine(database_url)
-    sessions: sessionmaker[Session] = make_sessions(engine)
-    s3 = {
-        "endpoint": seaweed.endpoint, "access_key": seaweed.access_key, "secret_key": seaweed.secret_key,
-        "bucket": seaweed.bucket,
-    }  # fmt: skip
-    made = make_rig(tmp_path, sessions, database_url, redis_url, store, s3, small_model, warm_cache)
+def rig(rig: Rig, tmp_path: Path, small_model: Path) -> Rig:
+    """With two adapters in the farm."""
     for seed, name in enumerate(("ink", "gold")):
-        add(made, tiny_lora(tmp_path / f"{name}.safetensors", small_model, seed))
-    yield made
-    engine.dispose()
-
-
-@pytest.fixture
-def start(rig: Rig) -> Iterator[Start]:
-    started: list[Worker] = []
-
-    def start(wrap: Callable[[Effects], Effects] = lambda effects: effects, **settings: Any) -> Worker:
-        worker = Worker(rig.settings.model_copy(update=settings), SystemClock(), wrap)
-        started.append(worker)
-        worker.start()
-        return worker
-
-    yield start
-    for worker in started:
-        if not worker.hands.stopping.is_set():
-            worker.stop()
+        add(rig, tiny_lora(tmp_path / f"{name}.safetensors", small_model, seed))
+    return rig
 
 
 def add(rig: Rig, path: Path) -> None:

@@ -12,8 +12,13 @@ from PIL import Image
 
 from farm.lora.pristine import Pristine
 from farm.worker.worker import Worker
-from tests.integration.conftest import Start
-from tests.support.worker import Rig
+from tests.support.worker import Rig, Start
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    return sqlite_url
+
 
 PROMPT = "a fox <lora:ink:0.2@1,0.9@2> <lora:gold:0.5:in=0:mid=1>"
 

@@ -21,10 +21,14 @@ from farm.queue.messages import RenderMessage, send_render
 from farm.settings import Settings
 from farm.store import keys
 from farm.store.s3 import Store
+from farm.worker.worker import Worker
 from tests.support import jobs as rows
 from tests.support.tiny import tiny_lora
 
 WAIT_SECONDS = 60.0
+
+#: starts a worker in this process: `start(wrap, **settings)`
+Start = Callable[..., Worker]
 
 
 @dataclass
