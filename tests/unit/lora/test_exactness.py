@@ -135,5 +135,5 @@ def test_the_sum_is_rounded_correctly(dtype: torch.dtype) -> None:
         exact = exact + strength * (up.double() @ down.double())
     weight = torch.empty_like(pristine)
     joined = arithmetic.join(terms, weight.device)
-    arithmetic.write(weight, pristine, terms, joined, arithmetic.Scratch())
+    arithmetic.write(weight, pristine, terms, joined, arithmetic.Scratch(), lambda name: pristine)
     assert (weight == exact.to(dtype)).double().mean() >= 0.999
