@@ -23,7 +23,7 @@ def check(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> lis
         *_texts(spec, limits),
         *_size(spec, limits, model_limits),
         *_numbers(spec, limits, model_limits),
-        *_video(spec, limits),
+        *_video(spec, limits, model_limits),
         *_second_pass(spec, limits, model_limits),
         *check_own(spec, limits),
     ]
@@ -72,9 +72,10 @@ def _size(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> Ite
             )
     assert spec.width is not None
     assert spec.height is not None
-    if good and spec.width * spec.height > limits.max_pixels:
+    most = min(limits.max_pixels, int(model_limits.get("max_pixels", limits.max_pixels)))
+    if good and spec.width * spec.height > most:
         found = f"{spec.width} x {spec.height} are {spec.width * spec.height} pixels"
-        yield _bad("width", found, f"at most {limits.max_pixels} are allowed", "too_large")
+        yield _bad("width", found, f"at most {most} are allowed", "too_large")
 
 
 def _numbers(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> Iterator[Problem]:
@@ -90,9 +91,15 @@ def _numbers(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> 
         yield _bad("guidance_scale", found, f"give 0 to {limits.max_guidance_scale:g}", "out_of_bounds")
 
 
-def _video(spec: JobSpec, limits: Limits) -> Iterator[Problem]:
+def _video(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> Iterator[Problem]:
+    step = int(model_limits.get("frame_step", 1))
     if spec.frames is not None and not 1 <= spec.frames <= limits.max_frames:
         yield _bad("frames", f"{spec.frames} frames", f"give 1 to {limits.max_frames}", "out_of_bounds")
+    elif spec.frames is not None and (spec.frames - 1) % step:
+        near = spec.frames - (spec.frames - 1) % step
+        yield _bad(
+            "frames", f"{spec.frames} frames", f"this model makes {near} or {near + step}", "not_a_multiple"
+        )
     if spec.fps is not None and not 1 <= spec.fps <= limits.max_fps:
         yield _bad("fps", f"{spec.fps:g} frames a second", f"give 1 to {limits.max_fps:g}", "out_of_bounds")
 

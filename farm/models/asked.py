@@ -31,6 +31,13 @@ def check_asked(
                 f"a multiple of {multiple}, at least {limits['min_size']}{bound}",
                 code="bad_size",
             )
+    room = limits.get("max_pixels", spec.width * spec.height)
+    if spec.width * spec.height > room:
+        raise BadRequest(
+            f"{spec.width}×{spec.height} is too large for {model.info.name}",
+            f"at most {room} pixels",
+            code="bad_size",
+        )
     check_fits(spec.sampler, model.family)
     if plan.steps != spec.steps or spec.steps < 1 or not spec.seeds:
         raise ValueError(f"{spec.steps} steps with a plan of {plan.steps} and {len(spec.seeds)} seeds")

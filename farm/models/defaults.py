@@ -44,8 +44,8 @@ def defaults(family: str, pipeline: Pipeline, configs: Mapping[str, Config], ind
 
 
 def limits(pipeline: Pipeline, configs: Mapping[str, Config]) -> dict[str, int]:
-    """Return multiple_of, min_size and max_steps; max_size where the denoiser has no positions beyond; of videos
-    frame_step."""
+    """Return multiple_of, min_size and max_steps; max_size and max_pixels where the denoiser has no room for more; of
+    videos frame_step."""
     scale = vaes.scale(configs["vae"])
     multiple = scale.spatial * pipeline.patch
     found = {
@@ -58,6 +58,8 @@ def limits(pipeline: Pipeline, configs: Mapping[str, Config]) -> dict[str, int]:
         found["min_size"] = scale.spatial * 2 ** (levels - 1)
     if pipeline.positions is not None:
         found["max_size"] = multiple * pipeline.positions(_denoiser(pipeline, configs))
+    if pipeline.room is not None:
+        found["max_pixels"] = multiple**2 * pipeline.room(_denoiser(pipeline, configs))
     if pipeline.video:
         found["frame_step"] = scale.temporal
     return found

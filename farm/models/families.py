@@ -42,7 +42,7 @@ class ModelInfo:
     #: width, height, steps, guidance_scale, sampler, negative_prompt, of videos also frames and fps: what is used where a
     #: job says nothing
     defaults: Mapping[str, Any]
-    #: multiple_of, min_size and, for some, max_size of width and height; max_steps; of videos frame_step: the number of
+    #: multiple_of, min_size and, for some, max_size of width and height, max_pixels; max_steps; of videos frame_step: the number of
     #: frames is a multiple of it and one more
     limits: Mapping[str, int]
     #: files that a worker needs, relative to the folder; the file itself for a checkpoint

@@ -245,13 +245,6 @@ class PipelineMachine:
 
 def _keep_size(pipeline: Any, spec: SampleSpec) -> None:
     """HiDream's pipeline scales every picture to an area of its own; make that the one that is asked for."""
-    edge, most = pipeline.vae_scale_factor * 2, int(pipeline.transformer.max_seq)
-    if spec.width * spec.height > most * edge**2:
-        raise BadRequest(
-            f"{spec.width}×{spec.height} is too large for a HiDream model",
-            f"at most {most * edge**2} pixels, such as {edge * math.isqrt(most)}×{edge * math.isqrt(most)}",
-            code="bad_size",
-        )
     # it rounds down, so a hair more
     side = math.sqrt(spec.width * spec.height) * (1 + 1e-9)
     pipeline.default_sample_size = side / pipeline.vae_scale_factor

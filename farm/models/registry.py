@@ -48,6 +48,8 @@ class Pipeline:
     patch: int = 2
     #: patches along a side that a denoiser with this whole config has positions for, where that is bounded
     positions: Callable[[Config], int] | None = None
+    #: patches of a picture that it has room for in all, where that is bounded
+    room: Callable[[Config], int] | None = None
     #: channels that the denoiser takes for each one of the latents: 4 where patches are packed beforehand
     packed: int = 1
     #: what a job gets; no width and height here means those of the denoiser's `sample_size`
@@ -248,6 +250,7 @@ PIPELINES: Mapping[str, Pipeline] = {
             "text_encoder_3": _T5,
             "text_encoder_4": ("LlamaForCausalLM",),
         },
+        room=lambda config: math.prod(config["max_resolution"]) // int(config["patch_size"]) ** 2,
         defaults={**_square(1024), "steps": 50, "guidance_scale": 5.0},
     ),
     "AuraFlowPipeline": Pipeline(

@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "caption_channels": (4096, 4096),
     "text_emb_dim": 2048,
     "num_routed_experts": 4,
+    "max_resolution": (128, 128),
 }
 #: widths inside feed-forward networks are multiples of this
 MULTIPLE = 256

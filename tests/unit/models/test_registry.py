@@ -39,7 +39,7 @@ EXPECTED: Mapping[str, tuple[str, Mapping[str, int], Mapping[str, Any]]] = {
     "hunyuan video": ("hunyuanvideo", {"multiple_of": 16, "frame_step": 4}, {"width": 832, "height": 480, "frames": 61, "fps": 24.0, "steps": 50, "guidance_scale": 6.0}),
     "ltx video": ("ltxv", {"multiple_of": 32, "frame_step": 8}, {"width": 704, "height": 480, "frames": 161, "fps": 25.0, "steps": 50, "guidance_scale": 3.0}),
     "lumina image 2": ("lumina2", {"multiple_of": 16}, {"steps": 30, "guidance_scale": 4.0}),
-    "hidream": ("hidream", {"multiple_of": 16}, {"steps": 50, "guidance_scale": 5.0}),
+    "hidream": ("hidream", {"multiple_of": 16, "max_pixels": 1024 * 1024}, {"steps": 50, "guidance_scale": 5.0}),
     "auraflow": ("auraflow", {"multiple_of": 16, "max_size": 1536}, {"steps": 50, "guidance_scale": 3.5}),
     "sana 1.6B": ("sana", {"multiple_of": 32}, {"steps": 20, "guidance_scale": 4.5, "sampler": "dpmpp_2m"}),
 }  # fmt: skip
