@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +22,9 @@ from farm.lora.patcher import Patcher
 from farm.lora.quantised import is_quantised
 from tests.unit.lora.make import rand
 from tests.unit.lora.small import plan_of
+
+#: where script/bootstrap puts what quantises, apart from what every process imports
+sys.path.append(str(Path(__file__).parents[3] / ".venv" / "quantised"))
 
 INTO, OUT = 64, 128
 LAYERS = [
