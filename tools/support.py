@@ -11,8 +11,8 @@ from farm.lora.formats.detect import FAMILY_NAMES, UNETS, family_name
 
 #: who says what a file's numbers mean; `formula` is ours, where no library applies the algorithm to such a layer
 Judge = Literal["lycoris", "peft", "formula"]
-#: whose names the modules have: diffusers' own, those of the family's authors, or LDM's
-Names = Literal["diffusers", "authors", "ldm"]
+#: whose names the modules have: diffusers' own, those of the family's authors, LDM's, in text encoders transformers'
+Names = Literal["diffusers", "authors", "ldm", "transformers"]
 
 #: letter in the page, and what it says
 JUDGES: Mapping[Judge, tuple[str, str]] = {
@@ -24,7 +24,9 @@ ALGORITHMS: Mapping[str, str] = {
     "lora": "LoRA", "locon": "LoCon", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr", "glora": "GLoRA", "ia3": "(IA)³",
     "oft": "OFT", "boft": "BOFT", "norm": "norms", "full": "full differences",
 }  # fmt: skip
-_NAMES: Mapping[Names, str] = {"diffusers": "diffusers'", "authors": "the authors'", "ldm": "LDM's"}
+_NAMES: Mapping[Names, str] = {
+    "diffusers": "diffusers'", "authors": "the authors'", "ldm": "LDM's", "transformers": "transformers'"
+}  # fmt: skip
 FAMILIES = tuple(word for word in FAMILY_NAMES if word not in ("demo", "unknown"))
 UNET_FAMILIES = tuple(word for word in FAMILIES if word in UNETS)
 TRANSFORMERS = tuple(word for word in FAMILIES if word not in UNETS)
@@ -59,6 +61,8 @@ _PEFT: Mapping[str, Judge] = dict.fromkeys(
 )
 _DIFFUSERS: Mapping[str, Judge] = {**_LYCORIS, "lora": "peft", "locon": "peft", "dora": "peft"}
 _LORA: Mapping[str, Judge] = {"lora": "lycoris"}
+_CLIP: Mapping[str, Judge] = {word: judge for word, judge in _LYCORIS.items() if word != "locon"}
+_T5: Mapping[str, Judge] = {word: judge for word, judge in _CLIP.items() if word != "norm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +83,24 @@ class Spelling:
     down: str = "lora_down.weight"
     #: whether its files have one
     alpha: bool = True
+    #: a text encoder of the model; "" for the denoiser
+    encoder: str = ""
 
     @property
     def flat(self) -> bool:
         """Whether dots in names are written as underscores."""
         return self.prefix.endswith("_")
+
+
+def _text(
+    scheme: str,
+    tools: str,
+    prefix: str,
+    families: tuple[str, ...],
+    encoder: str,
+    algorithms: Mapping[str, Judge] = _CLIP,
+) -> Spelling:
+    return Spelling(scheme, tools, prefix, "transformers", families, algorithms, encoder=encoder)
 
 
 _A, _B = "lora_A.weight", "lora_B.weight"
@@ -113,6 +130,17 @@ SPELLINGS: tuple[Spelling, ...] = (
     Spelling("old-diffusers", "diffusers (before 0.22)", "{}.", "diffusers", UNET_FAMILIES, _LORA, "lora.up.weight", "lora.down.weight", alpha=False),
     Spelling("old-processor", "diffusers (before 0.18)", "{}.", "diffusers", UNET_FAMILIES, _LORA, "up.weight", "down.weight", alpha=False),
     Spelling("peft", "peft", "base_model.model.", "diffusers", FAMILIES, _PEFT, _B, _A),
+    _text("kohya", "sd-scripts, LyCORIS", "lora_te_text_model_", ("sd1", "sd2"), "text_encoder"),
+    _text("kohya", "sd-scripts, OneTrainer", "lora_te1_text_model_", ("sdxl", "sd3", "flux1"), "text_encoder"),
+    _text("kohya", "sd-scripts, OneTrainer", "lora_te2_text_model_", ("sdxl", "sd3"), "text_encoder_2"),
+    _text("kohya", "OneTrainer", "lora_te2_", ("flux1",), "text_encoder_2", _T5),
+    _text("kohya", "sd-scripts", "lora_te3_", ("flux1",), "text_encoder_2", _T5),
+    _text("kohya", "sd-scripts, OneTrainer", "lora_te3_", ("sd3",), "text_encoder_3", _T5),
+    _text("comfyui", "ComfyUI", "text_encoders.clip_l.transformer.text_model.", ("sdxl", "sd3", "flux1"), "text_encoder"),
+    _text("comfyui", "ComfyUI", "text_encoders.t5xxl.transformer.", ("flux1",), "text_encoder_2", _T5),
+    _text("diffusers", "diffusers", "text_encoder.", ("sd1", "sd2", "sdxl", "sd3", "flux1"), "text_encoder"),
+    _text("diffusers", "diffusers", "text_encoder.text_model.", ("sd1", "sd2", "sdxl", "sd3", "flux1"), "text_encoder"),
+    _text("diffusers", "diffusers", "text_encoder_2.text_model.", ("sdxl", "sd3"), "text_encoder_2"),
 )  # fmt: skip
 
 
@@ -135,7 +163,7 @@ def cells() -> Iterator[Cell]:
                     continue
                 if algorithm == "norm" and family in NO_NORMS:
                     continue
-                own = algorithm == "norm" and family not in UNET_FAMILIES
+                own = algorithm == "norm" and family not in UNET_FAMILIES and not spelling.encoder
                 yield Cell(algorithm, spelling, family, "formula" if own else judge)
 
 
@@ -155,7 +183,7 @@ def page() -> str:
         "convolution wider than a pixel (LoCon; Sana's are depthwise), or its norms have no weights. Away from strength 1, where the trainers themselves differ (DoRA, and most of\n"
         "peft), the expected value is the line through the checkpoint and what was trained.\n\n"
         "[Adapter formats](adapter-formats.md) has the variants of each algorithm, [model families](model-families.md) the pipelines.\n"
-        "Files of most schemes reach text encoders as well, by kohya's, OpenCLIP's or transformers' names.\n\n",
+        "Layers of text encoders stand at the end; names of other language models follow the same rules.\n\n",
         f"| scheme | written by | names | families | {' | '.join(ALGORITHMS.values())} |\n",
         f"| --- | --- | --- | --- |{' --- |' * len(ALGORITHMS)}\n",
     ]
@@ -166,7 +194,8 @@ def page() -> str:
             letters = tuple(JUDGES[judges[word]][0] if word in judges else "-" for word in ALGORITHMS)
             groups.setdefault(letters, []).append(family_name(family))
         for letters, names in groups.items():
-            start = (f"`{spelling.scheme}`", spelling.tools, _NAMES[spelling.names], ", ".join(names))
+            where = ", ".join(names) + (f" (`{spelling.encoder}`)" if spelling.encoder else "")
+            start = (f"`{spelling.scheme}`", spelling.tools, _NAMES[spelling.names], where)
             lines.append(f"| {' | '.join((*start, *letters))} |\n")
     return "".join(lines)
 

@@ -22,7 +22,17 @@ from farm.lora.formats.suffixes import ALGORITHMS
 from farm.lora.merge import merge
 from farm.lora.tensors import load
 from tests.contract.test_oracles_lycoris import trained
-from tests.support.adapter_files import UNETS, layers_of, layout, module_of, named, placed, spelt, tree
+from tests.support.adapter_files import (
+    UNETS,
+    component_of,
+    layers_of,
+    layout_for,
+    module_of,
+    named,
+    placed,
+    spelt,
+    tree,
+)
 from tests.unit.lora.make import rand, write
 from tools.support import Cell, cells
 
@@ -92,10 +102,10 @@ def judged_by_lycoris(cell: Cell, folder: Path) -> None:
                 tensors[spelt(cell, name, suffix)] = tensor.detach()
             elif suffix != "alpha":
                 tensors[spelt(cell, name, suffix)] = tensor.detach() * module.scale
-    of = layout(cell.family)
+    of = layout_for(cell)
     adapter = load(write(folder / "a.safetensors", tensors), of)
     said(cell, adapter)
-    component = of.denoisers[0]
+    component = component_of(cell)
     weights, changes = placed(cell, pristine), 0
     assert {f"{component}.{path}" for path in weights} == set(adapter.deltas)
     for strength in STRENGTHS:
@@ -119,15 +129,16 @@ def judged_by_lycoris_norm(cell: Cell, folder: Path) -> None:
     start = (base.weight.clone(), base.bias.clone())
     module = trained("NormModule", base, {})
     tensors = {spelt(cell, name, suffix): t.detach() for suffix, t in module.state_dict().items()}
-    of = layout(cell.family)
+    of = layout_for(cell)
     adapter = load(write(folder / "a.safetensors", tensors), of)
     said(cell, adapter)
     ((path, _),) = placed(cell, {name: start[0].detach()}).items()
-    assert set(adapter.deltas) == {f"unet.{path}"}
+    component = component_of(cell)
+    assert set(adapter.deltas) == {f"{component}.{path}"}
     for strength in STRENGTHS:
         ours = nn.GroupNorm(4, width)
         ours.weight.data, ours.bias.data = start[0].data.clone(), start[1].data.clone()
-        merge({"unet": tree({path: ours})}, of, [(adapter, strength)])
+        merge({component: tree({path: ours})}, of, [(adapter, strength)])
         weight, bias = module.get_merged_weight(strength)
         torch.testing.assert_close(ours.weight.data, weight.data)
         torch.testing.assert_close(ours.bias.data, bias.data)
@@ -137,10 +148,10 @@ def judged_by_lycoris_norm(cell: Cell, folder: Path) -> None:
 def judged_by_formula(cell: Cell, folder: Path) -> None:
     ((name, shape),) = named(cell).items()
     weight, change = rand(*shape, seed=1), rand(*shape, seed=2)
-    of = layout(cell.family)
+    of = layout_for(cell)
     adapter = load(write(folder / "a.safetensors", {spelt(cell, name, "w_norm"): change}), of)
     said(cell, adapter)
-    component = of.denoisers[0]
+    component = component_of(cell)
     ((path, before),) = placed(cell, {name: weight}).items()
     assert set(adapter.deltas) == {f"{component}.{path}"}
     for strength in STRENGTHS:
@@ -151,8 +162,8 @@ def judged_by_formula(cell: Cell, folder: Path) -> None:
 
 
 def judged_by_peft(cell: Cell, folder: Path) -> None:
-    of = layout(cell.family)
-    component = of.denoisers[0]
+    of = layout_for(cell)
+    component = component_of(cell)
     start = {}
     for seed, (name, shape) in enumerate(named(cell).items()):
         bias = rand(shape[0], seed=seed) if of.layers[f"{component}.{name}"].bias else None

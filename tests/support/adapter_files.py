@@ -11,11 +11,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders import single_file_utils as checkpoints
 from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from farm.lora.layout import Layer, Layout
 from tests.support.tiny import SD15_UNET, SDXL_UNET
 from tests.unit.lora import families
-from tests.unit.lora.make import layout_of
+from tests.unit.lora.make import TEXT, layout_of
 from tools.support import CONVERTERS, UNET_FAMILIES, Cell
 
 UNETS: Mapping[str, Mapping[str, Any]] = {
@@ -63,6 +64,13 @@ _CONVS: Mapping[str, tuple[int, ...]] = {"patch_embedding": (24, 4, 1, 2, 2)}
 #: widths that are written into diffusers' converters, by the tiny models'
 _REPEAT = {"flux1": 192, "chroma": 192, "hunyuanvideo": 192, "lumina2": 96}
 
+_T5 = T5EncoderModel, T5Config(vocab_size=20, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+_CLIP, _BIG = (CLIPTextModel, TEXT), (CLIPTextModelWithProjection, TEXT)
+#: text encoders of the families' pipelines, in their order
+_ENCODERS: Mapping[str, tuple[tuple[Any, Any], ...]] = {
+    "sd1": (_CLIP,), "sd2": (_CLIP,), "sdxl": (_CLIP, _BIG), "sd3": (_BIG, _BIG, _T5), "flux1": (_CLIP, _T5),
+}  # fmt: skip
+
 
 class Checkpoint(dict[str, Tensor]):
     """Changes of weights in place of the weights; biases and tables that converters insist on are zeros."""
@@ -75,12 +83,29 @@ class Checkpoint(dict[str, Tensor]):
 
 
 @cache
-def layout(family: str) -> Layout:
+def layout(family: str, *, text: bool = False) -> Layout:
     """The whole tiny model's; its names depend on what other layers it has."""
-    if family in UNETS:
-        with torch.device("meta"):
-            return layout_of({"unet": UNet2DConditionModel(**UNETS[family])}, family)
-    return families.layout(family)
+    if family not in UNETS and not text:
+        return families.layout(family)
+    with torch.device("meta"):
+        parts: dict[str, nn.Module] = {}
+        for number, (kind, config) in enumerate(_ENCODERS[family] if text else (), start=1):
+            parts["text_encoder" if number == 1 else f"text_encoder_{number}"] = kind(config)
+        if family in UNETS:
+            parts["unet"] = UNet2DConditionModel(**UNETS[family])
+        else:
+            parts["transformer"] = families.model(family)
+        return layout_of(parts, family)
+
+
+def layout_for(cell: Cell) -> Layout:
+    """The layout that the cell's file is for."""
+    return layout(cell.family, text=bool(cell.spelling.encoder))
+
+
+def component_of(cell: Cell) -> str:
+    """The component that the cell's file changes."""
+    return cell.spelling.encoder or layout(cell.family).denoisers[0]
 
 
 @cache
@@ -103,6 +128,8 @@ def layers_of(family: str, kind: str) -> tuple[Layer, ...]:
 def named(cell: Cell) -> dict[str, tuple[int, ...]]:
     """Modules of the cell's file without prefix, as its tools call them -> shape of the weight that they have in mind."""
     algorithm, family = cell.algorithm, cell.family
+    if cell.spelling.encoder:
+        return _text(cell)
     kinds = {"norm": ("norm",), "locon": ("linear", "conv")}.get(algorithm, ("linear",))
     if cell.spelling.names == "authors":
         if algorithm == "norm":
@@ -129,6 +156,20 @@ def named(cell: Cell) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def _text(cell: Cell) -> dict[str, tuple[int, ...]]:
+    """The same for layers of a text encoder, without the level that some of their classes have."""
+    words = (
+        ("layer_norm1",)
+        if cell.algorithm == "norm"
+        else ("self_attn.q_proj", "mlp.fc1", "SelfAttention.q", "wi")
+    )
+    layers = [layer for layer in layout_for(cell).layers.values() if layer.component == cell.spelling.encoder]
+    found = {
+        layer.path: layer.shape for layer in layers if ".0." in layer.path and layer.path.endswith(words)
+    }
+    return {path.removeprefix("text_model."): shape for path, shape in found.items()}
+
+
 def spelt(cell: Cell, name: str, suffix: str) -> str:
     """Name of a tensor in the cell's file; `suffix` is what LyCORIS calls it."""
     spelling = cell.spelling
@@ -139,13 +180,20 @@ def spelt(cell: Cell, name: str, suffix: str) -> str:
         head, _, part = name.rpartition(".")
         name = f"{head}.processor.{part}_lora"
     path = name.replace(".", "_") if spelling.flat else name
-    return spelling.prefix.format(layout(cell.family).denoisers[0]) + f"{path}.{suffix}"
+    return spelling.prefix.format(component_of(cell)) + f"{path}.{suffix}"
 
 
 def placed(cell: Cell, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rows of the file's modules -> rows of the model's layers (by path), as diffusers places them."""
     if cell.spelling.names == "diffusers":
         return dict(rows)
+    if cell.spelling.names == "transformers":
+        paths = {
+            layer.path
+            for layer in layout_for(cell).layers.values()
+            if layer.component == cell.spelling.encoder
+        }
+        return {name if name in paths else f"text_model.{name}": tensor for name, tensor in rows.items()}
     family, times = cell.family, _REPEAT.get(cell.family, 1)
     convert = getattr(checkpoints, CONVERTERS[family])
     state = Checkpoint()

@@ -25,7 +25,7 @@ _SCHEMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("old-processor", r"\.(processor\.)?to_(q|k|v|out)_lora\."),
         ("old-diffusers", r"\.lora\.(up|down)\.weight$|\.lora_linear_layer\."),
         ("bfl", r"(double|single)_blocks\.\d+\."),
-        ("comfyui", r"^(diffusion_model|text_encoders)\."),
+        ("comfyui", r"^((model\.)?diffusion_model|text_encoders)\."),
         ("diffusers", r"^(unet|transformer(_2)?|text_encoder(_[23])?)\."),
         ("peft", r"^base_model\.model\."),
     )
