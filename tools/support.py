@@ -184,7 +184,7 @@ def page() -> str:
         "peft), the expected value is the line through the checkpoint and what was trained.\n\n"
         "[Adapter formats](adapter-formats.md) has the variants of each algorithm, [model families](model-families.md) the pipelines.\n"
         "Layers of text encoders stand at the end; names of other language models follow the same rules.\n\n",
-        f"| scheme | written by | names | families | {' | '.join(ALGORITHMS.values())} |\n",
+        f"| scheme | written by | prefix, and whose names | families | {' | '.join(ALGORITHMS.values())} |\n",
         f"| --- | --- | --- | --- |{' --- |' * len(ALGORITHMS)}\n",
     ]
     for spelling in SPELLINGS:
@@ -192,10 +192,14 @@ def page() -> str:
         for family in spelling.families:
             judges = {c.algorithm: c.judge for c in cells() if (c.spelling, c.family) == (spelling, family)}
             letters = tuple(JUDGES[judges[word]][0] if word in judges else "-" for word in ALGORITHMS)
-            groups.setdefault(letters, []).append(family_name(family))
-        for letters, names in groups.items():
-            where = ", ".join(names) + (f" (`{spelling.encoder}`)" if spelling.encoder else "")
-            start = (f"`{spelling.scheme}`", spelling.tools, _NAMES[spelling.names], where)
+            groups.setdefault(letters, []).append(family)
+        for letters, words in groups.items():
+            where = ", ".join(map(family_name, words)) + (
+                f" (`{spelling.encoder}`)" if spelling.encoder else ""
+            )
+            prefix = spelling.prefix.format("unet" if words[0] in UNET_FAMILIES else "transformer")
+            called = f"`{prefix}`, {_NAMES[spelling.names]}" if prefix else _NAMES[spelling.names]
+            start = (f"`{spelling.scheme}`", spelling.tools, called, where)
             lines.append(f"| {' | '.join((*start, *letters))} |\n")
     return "".join(lines)
 
