@@ -19,6 +19,7 @@ from farm.models.layouts import known
 from farm.models.layouts.classes import DENOISERS
 from farm.models.registry import PIPELINES, Pipeline
 from farm.settings import Settings
+from tools import support
 
 ROOT = Path(__file__).parent.parent
 NOTE = "<!-- made by script/docs; change the code, not this page -->\n\n"
@@ -169,11 +170,20 @@ def _first_sentence(doc: str) -> str:
     return " ".join(doc.split("\n\n", maxsplit=1)[0].split()).replace("|", "\\|")
 
 
+def readme() -> str:
+    """The README with its list of what is supported made anew."""
+    begin, end = "<!-- supported:begin -->\n", "<!-- supported:end -->"
+    before, _, rest = (ROOT / "README.md").read_text().partition(begin)
+    return f"{before}{begin}{support.short_list()}{end}{rest.partition(end)[2]}"
+
+
 PAGES = {
     "docs/reference/settings.md": settings_page,
     "docs/reference/command-line.md": command_line_page,
     "docs/reference/model-families.md": model_families_page,
     "docs/reference/adapter-formats.md": adapter_formats_page,
+    "docs/reference/support.md": support.page,
+    "README.md": readme,
 }
 
 

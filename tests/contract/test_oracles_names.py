@@ -20,6 +20,7 @@ from torch import Tensor
 from farm.lora.delta import Delta
 from farm.lora.layout import Layout
 from farm.lora.tensors import load
+from tests.support.adapter_files import Checkpoint
 from tests.unit.lora import families
 from tests.unit.lora.make import rand, write
 
@@ -109,16 +110,6 @@ def same(
                     atol=1e-4,
                     msg=lambda text, n=name: f"{n}: {text}",
                 )
-
-
-class Checkpoint(dict[str, Tensor]):
-    """Changes of weights in place of the weights; biases and tables that converters insist on are zeros."""
-
-    def pop(self, key: str, *default: Any) -> Any:
-        return super().pop(key, torch.zeros(21504 if "linear1" in key else 12))
-
-    def keys(self) -> Any:
-        return list(super().keys())
 
 
 @pytest.mark.parametrize("scheme", ["comfyui", "kohya"])

@@ -26,7 +26,7 @@ _KINDS: tuple[tuple[type[nn.Module], LayerKind], ...] = (
     (nn.Embedding, "embedding"),
     (nn.Module, "norm"),
 )
-_TEXT = CLIPTextConfig(
+TEXT = CLIPTextConfig(
     hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, vocab_size=60,
     projection_dim=16, bos_token_id=0, eos_token_id=1, pad_token_id=1,
 )  # fmt: skip
@@ -36,9 +36,9 @@ def modules(family: str = "sd1", seed: int = 0) -> dict[str, nn.Module]:
     """A UNet and text encoders with real names and small widths."""
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(**(SDXL_UNET if family == "sdxl" else SD15_UNET))
-    found: dict[str, nn.Module] = {"text_encoder": CLIPTextModel(_TEXT)}
+    found: dict[str, nn.Module] = {"text_encoder": CLIPTextModel(TEXT)}
     if family == "sdxl":
-        found["text_encoder_2"] = CLIPTextModelWithProjection(_TEXT)
+        found["text_encoder_2"] = CLIPTextModelWithProjection(TEXT)
     found["unet"] = unet
     return {name: module.requires_grad_(False).eval() for name, module in found.items()}
 

@@ -82,6 +82,7 @@ def test_a_mixed_file_lists_all_its_algorithms() -> None:
         ("text_encoder.x.q_proj.lora_linear_layer.up.weight", "old-diffusers", ("text_encoder",)),
         ("unet.mid.attn1.to_q.lora.up.weight", "old-diffusers", ("unet",)),
         ("diffusion_model.double_blocks.0.img_attn.qkv.lora_B.weight", "bfl", ("transformer",)),
+        ("model.diffusion_model.input_blocks.1.1.proj_in.lora_up.weight", "comfyui", ("unet",)),
         ("transformer.transformer_blocks.0.attn.to_q.lora_B.weight", "diffusers", ("transformer",)),
         ("unet.mid.attn1.to_q.lora_B.weight", "diffusers", ("unet",)),
         ("base_model.model.mid.attn1.to_q.lora_B.weight", "peft", ("unet",)),

@@ -16,7 +16,7 @@ _SCHEMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (name, re.compile(pattern))
     for name, pattern in (
         ("kohya-oft", r"^oft_unet_"),
-        ("musubi", r"^lora_unet__?blocks_\d+_(self_attn|cross_attn|ffn)"),
+        ("musubi", r"^lora_unet__?blocks_\d+_((self|cross)_attn_(q|k|v|o|k_img|v_img|norm_\w+)\.|ffn_)"),
         ("onetrainer", r"^lora_transformer_"),
         ("kohya", r"^lora_(unet|te\d?|prior)_"),
         ("lycoris", r"^lycoris_"),
@@ -25,7 +25,7 @@ _SCHEMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("old-processor", r"\.(processor\.)?to_(q|k|v|out)_lora\."),
         ("old-diffusers", r"\.lora\.(up|down)\.weight$|\.lora_linear_layer\."),
         ("bfl", r"(double|single)_blocks\.\d+\."),
-        ("comfyui", r"^(diffusion_model|text_encoders)\."),
+        ("comfyui", r"^((model\.)?diffusion_model|text_encoders)\."),
         ("diffusers", r"^(unet|transformer(_2)?|text_encoder(_[23])?)\."),
         ("peft", r"^base_model\.model\."),
     )
