@@ -73,6 +73,14 @@ class PipelineDenoiser:
     def guided(self, spec: SampleSpec) -> bool:
         return self.scale(spec) > 1
 
+    def prepared(
+        self, channels: int, spec: SampleSpec, generators: list[torch.Generator], dtype: torch.dtype
+    ) -> Any:
+        """Return the noise as the pipeline makes and packs it, with what else it gives."""
+        return self.pipeline.prepare_latents(
+            len(generators), channels, spec.height, spec.width, dtype, self.model.device, generators
+        )
+
     def components(self, state: SampleState) -> tuple[str, ...]:
         return self.model.layout.denoisers
 

@@ -41,15 +41,7 @@ class FluxDenoiser(PipelineDenoiser):
 
     def noise(self, spec: SampleSpec, generators: list[torch.Generator]) -> Tensor:
         channels = self.pipeline.transformer.config.in_channels // 4
-        noise: Tensor = self.pipeline.prepare_latents(
-            len(generators),
-            channels,
-            spec.height,
-            spec.width,
-            self.model.dtype,
-            self.model.device,
-            generators,
-        )[0]
+        noise: Tensor = self.prepared(channels, spec, generators, self.model.dtype)[0]
         return noise
 
     def forward(self, states: Sequence[SampleState], texts: Sequence[Text]) -> list[Tensor]:

@@ -31,15 +31,7 @@ class SD3Denoiser(PipelineDenoiser):
 
     def noise(self, spec: SampleSpec, generators: list[torch.Generator]) -> Tensor:
         channels = self.pipeline.transformer.config.in_channels
-        noise: Tensor = self.pipeline.prepare_latents(
-            len(generators),
-            channels,
-            spec.height,
-            spec.width,
-            self.model.dtype,
-            self.model.device,
-            generators,
-        )
+        noise: Tensor = self.prepared(channels, spec, generators, self.model.dtype)
         return noise
 
     def predict(self, states: Sequence[SampleState]) -> list[Tensor]:

@@ -36,9 +36,7 @@ class ZImageDenoiser(PipelineDenoiser):
 
     def noise(self, spec: SampleSpec, generators: list[torch.Generator]) -> Tensor:
         channels = self.pipeline.transformer.in_channels
-        noise: Tensor = self.pipeline.prepare_latents(
-            len(generators), channels, spec.height, spec.width, torch.float32, self.model.device, generators
-        )
+        noise: Tensor = self.prepared(channels, spec, generators, torch.float32)
         return noise
 
     def key(self, state: SampleState) -> Hashable:
