@@ -55,9 +55,10 @@ class Rows:
     stop: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layout:
-    """All layers of one model, by `Layer.name`, in the model's own order."""
+    """All layers of one model, by `Layer.name`, in the model's own order. Equal to itself alone, so what was worked out
+    for one can be kept."""
 
     #: a `base_model` word: `sd1`, `sdxl`, `demo`, …
     family: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from farm.lora.formats.schemes import (
     auraflow,
@@ -36,8 +37,10 @@ _FUSED: tuple[Row, ...] = (
 )
 
 
+@lru_cache(maxsize=16)
 def name_table(layout: Layout, component: str) -> Mapping[str, Target]:
-    """Flattened name -> the rows of our layers that it stands for, for all names of one component."""
+    """Flattened name -> the rows of our layers that it stands for, for all names of one component. Kept, because a
+    model's adapters come one after the other."""
     layers = {layer.path: layer for layer in layout.layers.values() if layer.component == component}
     table: dict[str, Target] = {}
     if component in layout.text_encoders:
