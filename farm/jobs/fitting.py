@@ -27,7 +27,6 @@ from farm.prompt.passes import plans
 from farm.prompt.resolve import AdapterRef
 from farm.prompt.tags import Tag
 
-
 #: fits that are remembered at a time: a batch may have as many as rows
 _KEPT = 1000
 

@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from farm.db.models import Adapter, Attempt, Image, Job, JobEvent, Model, Worker
 from farm.errors import BadRequest, NotFound
 from farm.jobs.batch_views import batch_view, list_batches
+from farm.jobs.counts import COUNTED, counted
 from farm.jobs.fleet_views import queue_summary, worker_view, worker_views
 from farm.jobs.image_views import delete_image, ids_of, image_view, list_images, patch_image, uses_one_of
-from farm.jobs.counts import COUNTED, counted
 from farm.jobs.kinds import Kind
 from farm.jobs.pages import MAX_PAGE, Page, clamp, cut, decode_cursor
 from farm.jobs.spec import FIELDS, storable

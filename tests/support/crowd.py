@@ -17,7 +17,9 @@ SPEC = {
 }  # fmt: skip
 
 
-def add_crowd(session: Session, rows: int, batches: int = 10, *, model: str = MODEL, owner: str = OWNER) -> list[str]:
+def add_crowd(
+    session: Session, rows: int, batches: int = 10, *, model: str = MODEL, owner: str = OWNER
+) -> list[str]:
     """`rows` jobs in `batches` batches of `owner`, every fourth one of a stranger without a batch; ids of the batches.
 
     Statistics are brought up to date, as autovacuum does in a database that lives longer than a test.
@@ -33,7 +35,11 @@ def add_crowd(session: Session, rows: int, batches: int = 10, *, model: str = MO
     numbers = select(literal(0, Integer).label("n")).cte("numbers", recursive=True)
     numbers = numbers.union_all(select(numbers.c.n + 1).where(numbers.c.n < rows - 1))
     n = numbers.c.n
-    padded = func.substr("00000000" + cast(n, String), -8) if _is_sqlite(session) else func.lpad(cast(n, String), 8, "0")
+    padded = (
+        func.substr("00000000" + cast(n, String), -8)
+        if _is_sqlite(session)
+        else func.lpad(cast(n, String), 8, "0")
+    )
     batch = "batch_" + (
         func.substr("00000000" + cast(n % batches, String), -8)
         if _is_sqlite(session)
