@@ -50,7 +50,9 @@ def farm(sessions: Sessions) -> Sessions:
 
 
 def test_memory_does_not_grow_with_the_rows(farm: Sessions, database_url: str) -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, database_url], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, database_url], capture_output=True, text=True, check=True
+    )
     few, many = json.loads(done.stdout)
     # held, 7000 rows of 4 kB would be 28 MB and more
     assert many - few < 8, (few, many)
@@ -77,14 +79,14 @@ def test_rows_are_the_same_however_many_wordings_are_remembered(
         rows = session.scalars(select(Job).order_by(Job.id)).all()
         found = [(row.batch_index, row.clean_prompt, row.spec["prompt"], row.spec["tags"]) for row in rows]
         assert session.scalar(select(Adapter.uses)) == 45
-    assert found == [
-        (n, f"fox {n % 7}", row["prompt"], row["tags"]) for n, row in enumerate(words(45))
-    ]
+    assert found == [(n, f"fox {n % 7}", row["prompt"], row["tags"]) for n, row in enumerate(words(45))]
     assert [row.spec["seed"] for row in rows] == list(range(45))
     assert {row.priority for row in rows} == {2}
 
 
-def test_a_failure_in_the_midst_of_writing_leaves_nothing(farm: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_in_the_midst_of_writing_leaves_nothing(
+    farm: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(submit, "_CHUNK", 10)
     whole = submit._values
 
@@ -101,7 +103,9 @@ def test_a_failure_in_the_midst_of_writing_leaves_nothing(farm: Sessions, monkey
         assert session.scalar(select(func.count()).select_from(Job)) == 0
 
 
-def test_warnings_of_many_rows_are_cut_and_that_is_said(farm: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_of_many_rows_are_cut_and_that_is_said(
+    farm: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(submit, "MAX_WARNINGS", 3)
     rows = ({"prompt": f"fox <lora:ink:{n}:hr=0.5>"} for n in range(1, 10))
     with farm.begin() as session:

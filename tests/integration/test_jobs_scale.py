@@ -57,8 +57,6 @@ def watched(engine: Engine) -> Iterator[list[tuple[str, Any]]]:
     event.remove(engine, "before_cursor_execute", note)
 
 
-
-
 @pytest.fixture
 def crowd(sessions: Sessions, engine: Engine) -> Sessions:
     seed(sessions)
@@ -147,7 +145,9 @@ def test_a_list_of_several_states_is_the_plain_list(
     assert found == plain
 
 
-def test_of_very_many_jobs_only_so_many_are_counted(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_very_many_jobs_only_so_many_are_counted(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seed(sessions)
     for module in (counts, views, views.queue_summary.__globals__):
         if isinstance(module, dict):

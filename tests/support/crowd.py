@@ -18,7 +18,13 @@ SPEC = {
 
 
 def add_crowd(
-    session: Session, rows: int, batches: int = 10, *, model: str = MODEL, owner: str = OWNER
+    session: Session,
+    rows: int,
+    batches: int = 10,
+    *,
+    model: str = MODEL,
+    owner: str = OWNER,
+    stranger: str = STRANGER,
 ) -> list[str]:
     """`rows` jobs in `batches` batches of `owner`, every fourth one of a stranger without a batch; ids of the batches.
 
@@ -49,7 +55,7 @@ def add_crowd(
     kinds = Job.__table__.c
     values = {
         "id": "job_" + padded,
-        "owner_id": case((strange, STRANGER), else_=owner),
+        "owner_id": case((strange, stranger), else_=owner),
         "batch_id": case((strange, None), else_=batch),
         "batch_index": n,
         "state": case((failed, "failed"), (succeeded, "succeeded"), else_="queued"),
