@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from farm.db.models import Job, Worker
-from farm.jobs.counts import counted
+from farm.jobs.counts import QUEUE, counted
 from farm.jobs.prepare import Prepared
 from farm.jobs.rates import STEP_SECONDS, Lane, Work, duration, fleet_seconds
 from farm.jobs.reports import WorkerReport
@@ -138,5 +138,7 @@ def read_queue(session: Session, priority: int = max(PRIORITIES.values())) -> li
         select(front.c.batch_key, func.sum(front.c.steps), func.count()).group_by(front.c.batch_key)
     ).all()
     read = sum(number for _, _, number in rows)
-    times = session.execute(select(counted(*ahead))).scalar_one() / read if read == FRONT else 1.0
+    times = (
+        session.execute(select(counted(*ahead, order=QUEUE))).scalar_one() / read if read == FRONT else 1.0
+    )
     return [Work(batch_key=batch_key, steps=round(int(steps) * times)) for batch_key, steps, _ in rows]

@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from farm.db.models import Adapter, AdapterVersion, Job, Model, Worker
 from farm.errors import NotFound
-from farm.jobs.counts import COUNTED, counted
+from farm.jobs.counts import COUNTED, OWN, QUEUE, counted
 from farm.jobs.estimate import read_lanes, read_queue
 from farm.jobs.rates import duration, fleet_seconds
 from farm.jobs.reports import WorkerReport
@@ -42,13 +42,16 @@ def queue_summary(session: Session, owner_id: str) -> dict[str, Any]:
 
     Of very many jobs, not all are counted: then `exact` is false, and the numbers are the least.
     """
-    scopes: dict[str, tuple[ColumnElement[bool], ...]] = {"all": (), "mine": (Job.owner_id == owner_id,)}
+    states = sorted(OPEN)
     found = session.execute(
-        select(*(counted(Job.state == state, *scope) for scope in scopes.values() for state in sorted(OPEN)))
+        select(
+            *(counted(Job.state == state, order=QUEUE) for state in states),
+            *(counted(Job.owner_id == owner_id, Job.state == state, order=OWN) for state in states),
+        )
     ).one()
     exact = max(found) <= COUNTED
     numbers = (min(number, COUNTED) for number in found)
-    counts = {name: {state: next(numbers) for state in sorted(OPEN)} for name in scopes}
+    counts = {name: {state: next(numbers) for state in states} for name in ("all", "mine")}
     lanes = read_lanes(session)
     every = counts["all"]
     waiting, running = every[State.QUEUED] + every[State.ASSIGNED], every[State.RUNNING]

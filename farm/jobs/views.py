@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from farm.db.models import Adapter, Attempt, Image, Job, JobEvent, Model, Worker
 from farm.errors import BadRequest, NotFound
 from farm.jobs.batch_views import batch_view, list_batches
-from farm.jobs.counts import COUNTED, counted
+from farm.jobs.counts import COUNTED, QUEUE, counted
 from farm.jobs.fleet_views import queue_summary, worker_view, worker_views
 from farm.jobs.image_views import delete_image, ids_of, image_view, list_images, patch_image, uses_one_of
 from farm.jobs.kinds import Kind
@@ -151,7 +151,7 @@ def _newest(wanted: Sequence[ColumnElement[bool]], states: Sequence[str], most: 
 def _position(session: Session, job: Job) -> int | None:
     """Jobs of all owners that stand before this one; None when they are more than are counted."""
     before = tuple_(Job.priority, Job.id) < tuple_(job.priority, job.id)
-    found = session.execute(select(counted(Job.state == State.QUEUED, before))).scalar_one()
+    found = session.execute(select(counted(Job.state == State.QUEUED, before, order=QUEUE))).scalar_one()
     return found if found <= COUNTED else None
 
 

@@ -28,6 +28,7 @@ ASKED: dict[str, tuple[Callable[[Session], Any], str]] = {
     "the scheduler's window": (lambda s: take_snapshot(s, NOW, 2, ()), "ix_jobs_waiting"),
     "the top bar": (lambda s: views.queue_summary(s, OWNER), "ix_jobs_owner_state"),
     "an estimate": (lambda s: estimate.read_queue(s, 2), "ix_jobs_waiting"),
+    "workers": (views.worker_views, "ix_jobs_worker"),
     "what runs": (lambda s: views.list_jobs(s, OWNER, states=("running",)), "ix_jobs_owner_state"),
     "what waits": (lambda s: views.list_jobs(s, OWNER, states=("queued", "assigned")), "ix_jobs_owner_state"),
     "what failed": (lambda s: views.list_jobs(s, OWNER, states=("failed",)), "ix_jobs_owner_state"),

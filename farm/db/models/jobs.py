@@ -10,6 +10,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from farm.db.models.base import Base
 
+_HELD = text("worker_id IS NOT NULL")
+
 
 class Batch(Base):
     __tablename__ = "batches"
@@ -39,7 +41,8 @@ class Job(Base):
         Index("ix_jobs_owner_state", "owner_id", "state", "id"),
         # a batch by state: counted without the rows, listed newest first
         Index("ix_jobs_batch_list", "batch_id", "state", "id"),
-        Index("ix_jobs_worker", "worker_id", "state"),
+        # few rows: most jobs wait or have ended, and cost nothing here
+        Index("ix_jobs_worker", "worker_id", "state", postgresql_where=_HELD, sqlite_where=_HELD),
         # room for heartbeats to rewrite a row in its page
         {"postgresql_with": {"fillfactor": 70}},
     )
