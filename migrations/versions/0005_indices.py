@@ -1,7 +1,7 @@
 """Lists of a batch in order, and what is due in the outbox, each by an index of its own; of jobs by worker, only those
 that have one are kept.
 
-The indices that go are parts of those that come: code of before finds what it needs.
+Code of before finds what it needs: it names no index, and what replaces one answers the same questions.
 """
 
 from __future__ import annotations
