@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from datetime import datetime
 from typing import NewType
 
@@ -23,15 +24,15 @@ def new_id(prefix: str, now: datetime) -> str:
     return f"{prefix}_{ULID.from_datetime(now)}"
 
 
-def new_ids(prefix: str, now: datetime, count: int) -> list[str]:
-    """`count` ids that sort in the order of the list, although they are of one moment.
+def new_ids(prefix: str, now: datetime, count: int) -> Iterator[str]:
+    """`count` ids that sort in the order in which they come, although they are of one moment.
 
     >>> from datetime import UTC
-    >>> made = new_ids("job", datetime(2026, 1, 1, tzinfo=UTC), 1000)
+    >>> made = list(new_ids("job", datetime(2026, 1, 1, tzinfo=UTC), 1000))
     >>> made == sorted(set(made))
     True
     """
     moment = int(ULID.from_datetime(now)) >> 80
-    # drawn anew, not taken from the last id; and so low that the list does not run over into the time
+    # drawn anew, not taken from the last id; and so low that they do not run over into the time
     first = moment << 80 | secrets.randbelow(2**80 - count)
-    return [f"{prefix}_{ULID.from_int(first + number)}" for number in range(count)]
+    return (f"{prefix}_{ULID.from_int(first + number)}" for number in range(count))

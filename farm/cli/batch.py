@@ -82,6 +82,13 @@ def cancel(batch: str) -> None:
     say(f"{batch}: {answer['cancelled']} jobs cancelled")
 
 
+@app.command()
+def retry(batch: str) -> None:
+    """Queue again what has failed."""
+    answer = client().post(f"/batches/{batch}:retry-failed", {})
+    say(f"{batch}: {answer['retried']} jobs wait again")
+
+
 def _watch(farm: Any, batch: str) -> dict[str, Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from sqlalchemy import func, select
@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from farm.db.models import Batch, Job
 from farm.errors import NotFound
-from farm.jobs.pages import Page, clamp, cut, decode_cursor
+from farm.jobs.pages import MAX_PAGE, Page, clamp, cut, decode_cursor
+from farm.jobs.spec import FIELDS
 from farm.jobs.states import TERMINAL, State
 
 
@@ -43,6 +44,31 @@ def list_batches(session: Session, owner_id: str, *, cursor: str = "", limit: in
     return Page(
         items=tuple(_view(batch, counts.get(batch.id, {})) for batch in shown), next_cursor=next_cursor
     )
+
+
+def failed_rows(session: Session, owner_id: str, batch_id: str) -> Iterator[dict[str, Any]]:
+    """Rows of a batch that failed, in the order of the batch: `row` (from 0), `id`, `error` (code, message), and the job
+    itself. They are read a page at a time."""
+    last = ""
+    while True:
+        rows = session.execute(
+            select(Job.id, Job.batch_index, Job.error_code, Job.error_message, Job.spec)
+            .where(
+                Job.owner_id == owner_id,
+                Job.batch_id == batch_id,
+                Job.state == State.FAILED,
+                Job.id > last,
+            )
+            .order_by(Job.id)
+            .limit(MAX_PAGE)
+        ).all()
+        for row in rows:
+            error = {"code": row.error_code, "message": row.error_message}
+            job = {name: row.spec.get(name) for name in FIELDS}
+            yield {"row": row.batch_index, "id": row.id, "error": error, "job": job}
+        if len(rows) < MAX_PAGE:
+            return
+        last = rows[-1].id
 
 
 def _counts(session: Session, batch_ids: Collection[str]) -> dict[str, dict[str, int]]:

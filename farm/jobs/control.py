@@ -14,6 +14,8 @@ from farm.jobs.moves import RELEASED, move, webhook_row
 from farm.jobs.states import OPEN, PRIORITIES, State
 
 _NO_SYNC = {"synchronize_session": False}
+#: webhooks that are written at a time
+_HOOKS = 1000
 _RUNS = Job.state == State.RUNNING
 #: a running job is marked and its worker ends it; what has not begun ends at once, its attempt is fenced off
 _CANCELLED = {
@@ -112,12 +114,13 @@ def _note_cancelled(session: Session, mine: tuple[ColumnElement[bool], ...], now
     hooked = session.execute(
         select(Job.id, Job.batch_id, Job.webhook).where(
             *marked, Job.state == State.CANCELLED, Job.webhook.is_not(None)
-        )
-    ).all()
-    if hooked:
+        ),
+        execution_options={"yield_per": _HOOKS},
+    )
+    for part in hooked.partitions():
         session.execute(
             insert(Outbox),
-            [webhook_row(row.id, row.batch_id, row.webhook, State.CANCELLED, now) for row in hooked],
+            [webhook_row(row.id, row.batch_id, row.webhook, State.CANCELLED, now) for row in part],
         )
 
 

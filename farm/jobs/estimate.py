@@ -10,10 +10,14 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from farm.db.models import Job, Worker
+from farm.jobs.counts import QUEUE, counted
 from farm.jobs.prepare import Prepared
 from farm.jobs.rates import STEP_SECONDS, Lane, Work, duration, fleet_seconds
 from farm.jobs.reports import WorkerReport
 from farm.jobs.states import HELD, PRIORITIES, State
+
+#: jobs of a queue that are read one by one
+FRONT = 5000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +122,23 @@ def read_lanes(session: Session) -> list[Lane]:
 
 
 def read_queue(session: Session, priority: int = max(PRIORITIES.values())) -> list[Work]:
-    """What waits with this priority or a more urgent one, by batch key."""
-    rows = session.execute(
-        select(Job.batch_key, func.sum(Job.steps * Job.count))
-        .where(Job.state == State.QUEUED, Job.priority <= priority)
-        .group_by(Job.batch_key)
+    """What waits with this priority or a more urgent one, by batch key.
+
+    Of a long queue the front is read, and the rest is taken to be like it.
+    """
+    ahead = (Job.state == State.QUEUED, Job.priority <= priority)
+    front = (
+        select(Job.batch_key, (Job.steps * Job.count).label("steps"))
+        .where(*ahead)
+        .order_by(Job.priority, Job.id)
+        .limit(FRONT)
+        .subquery()
     )
-    return [Work(batch_key=batch_key, steps=int(steps)) for batch_key, steps in rows]
+    rows = session.execute(
+        select(front.c.batch_key, func.sum(front.c.steps), func.count()).group_by(front.c.batch_key)
+    ).all()
+    read = sum(number for _, _, number in rows)
+    times = (
+        session.execute(select(counted(*ahead, order=QUEUE))).scalar_one() / read if read == FRONT else 1.0
+    )
+    return [Work(batch_key=batch_key, steps=round(int(steps) * times)) for batch_key, steps, _ in rows]

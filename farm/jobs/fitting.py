@@ -27,6 +27,9 @@ from farm.prompt.passes import plans
 from farm.prompt.resolve import AdapterRef
 from farm.prompt.tags import Tag
 
+#: fits that are remembered at a time: a batch may have as many as rows
+_KEPT = 1000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
@@ -67,6 +70,8 @@ class Fitter:
         sources = tuple(tag.source for tag in tags)
         key = (sources, model.sha256, steps, second_steps, default_strength, linear)
         if key not in self._fitted:
+            if len(self._fitted) == _KEPT:
+                self._fitted.clear()
             self._fitted[key] = self._fit(tags, model, steps, second_steps, default_strength, linear)
         return self._fitted[key]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, cast
+from itertools import islice
+from typing import Any, NamedTuple, cast
 
 from sqlalchemy import Table, insert, literal, select
 from sqlalchemy.orm import Session
@@ -16,6 +17,7 @@ from farm.errors import BadRequest, Problem
 from farm.ids import BatchId, JobId, new_id, new_ids
 from farm.jobs import adapters
 from farm.jobs.check import check_own
+from farm.jobs.drafts import Drafts
 from farm.jobs.limits import Limits
 from farm.jobs.prepare import Network, Prepared, Preparer, draw_seed, explain, prepare
 from farm.jobs.spec import JobSpec, parse_spec
@@ -25,6 +27,8 @@ __all__ = ["BatchResult", "Network", "Prepared", "explain", "prepare", "submit",
 
 #: problems that one answer lists
 MAX_ERRORS = 100
+#: different warnings that one answer lists
+MAX_WARNINGS = 100
 _CHUNK = 1000
 #: fields in which rows may differ and still share all that was prepared
 _OWN = ("seed", "tags", "webhook", "priority")
@@ -48,32 +52,21 @@ class BatchResult:
     groups: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """What all rows of one wording have in common: columns of `jobs`, without what a row has of its own."""
-
-    columns: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    shared: _Shared
-    seed: int
-    tags: tuple[str, ...]
-    webhook: str | None
-    priority: str
-
-
 @dataclass(slots=True)
 class _Reader:
-    """Reads the rows of a batch; keeps little of each, whatever was prepared for it once for all that share it."""
+    """Reads the rows of a batch and keeps none of them: `drafts` has them, this has sums."""
 
     preparer: Preparer
-    rows: list[_Row] = field(default_factory=list)
+    drafts: Drafts
     problems: list[Problem] = field(default_factory=list)
     warnings: dict[str, None] = field(default_factory=dict)
-    _known: dict[tuple[Any, ...], _Shared] = field(default_factory=dict)
-    _networks: dict[tuple[Network, ...], list[dict[str, Any]]] = field(default_factory=dict)
+    images: int = 0
+    steps: int = 0
+    #: (model, adapters)
+    groups: set[tuple[str, str]] = field(default_factory=set)
+    #: jobs by adapter
+    uses: Counter[str] = field(default_factory=Counter)
+    _known: dict[tuple[Any, ...], _Wording] = field(default_factory=dict)
 
     def read(self, index: int, raw: Mapping[str, Any]) -> None:
         """Take one more row, or note what is wrong with it."""
@@ -84,26 +77,53 @@ class _Reader:
             self.problems += error.problems
             return
         key = tuple(getattr(spec, name) for name in JobSpec.model_fields if name not in _OWN)
-        shared = self._known.get(key)
         try:
-            if shared is None:
-                shared = self._share(key, self.preparer.prepare(spec))
+            known = self._known.get(key)
+            if known is None:
+                known = self._share(key, self.preparer.prepare(spec))
             elif wrong := check_own(spec, self.preparer.limits):
                 raise BadRequest.of(tuple(wrong))
         except BadRequest as error:
             self.problems += [replace(item, pointer=pointer + item.pointer) for item in error.problems]
             return
+        self.images += known.images
+        self.steps += known.steps
+        self.groups.add(known.group)
+        self.uses.update(known.adapter_ids)
         seed = draw_seed() if spec.seed is None or spec.seed == -1 else spec.seed
-        self.rows.append(_Row(shared, seed, tuple(spec.tags), spec.webhook, spec.priority))
+        self.drafts.add(known.place, seed, spec.tags, spec.webhook, spec.priority)
 
-    def _share(self, key: tuple[Any, ...], found: Prepared) -> _Shared:
-        self.warnings.update(dict.fromkeys(found.warnings))
-        networks = self._networks.get(found.networks)
-        if networks is None:
-            networks = self._networks[found.networks] = [network.as_dict() for network in found.networks]
-        columns = _columns(found, networks)
-        self._known[key] = shared = _Shared(columns)
-        return shared
+    def _share(self, key: tuple[Any, ...], found: Prepared) -> _Wording:
+        if len(self.warnings) <= MAX_WARNINGS:
+            self.warnings.update(dict.fromkeys(found.warnings))
+        place = self.drafts.share(_columns(found, [network.as_dict() for network in found.networks]))
+        if place == 0:
+            self._known.clear()
+        self._known[key] = wording = _Wording(
+            place,
+            found.spec.count,
+            found.spec.count * found.spec.total_steps,
+            (found.model_key, found.network_set),
+            tuple(network.adapter_id for network in found.networks),
+        )
+        return wording
+
+    def told(self) -> tuple[str, ...]:
+        """The warnings, at most `MAX_WARNINGS` and a last one that says there are more."""
+        found = tuple(self.warnings)
+        if len(found) <= MAX_WARNINGS:
+            return found
+        return (*found[:MAX_WARNINGS], "there are more warnings; each job shows its own")
+
+
+class _Wording(NamedTuple):
+    """A wording that `Drafts` remembers: where, and what it adds to the sums."""
+
+    place: int
+    images: int
+    steps: int
+    group: tuple[str, str]
+    adapter_ids: tuple[str, ...]
 
 
 def submit(
@@ -152,60 +172,60 @@ def submit_batch(
 ) -> BatchResult:
     """Write all `rows` as jobs, or none. `rows` is read once, in order. The caller commits when `batch_id` is set.
 
-    All rows are checked before the first is written, so that the database is locked for the writing alone.
+    All rows are checked before the first is written, so that the database is locked for the writing alone; until then they
+    wait in a temporary file. Memory does not grow with their number.
     """
-    reader = _Reader(Preparer(session, limits))
-    for index, raw in enumerate(rows):
-        if index >= limits.max_batch_rows:
-            reader.problems.append(_too_many(limits))
-            break
-        reader.read(index, raw)
-        if len(reader.problems) >= MAX_ERRORS:
-            break
-    if not reader.rows and not reader.problems:
-        reader.problems.append(
-            Problem(
-                code="empty_batch",
-                message="the batch has no rows",
-                hint="give at least one job",
-                pointer="/rows",
+    with Drafts() as drafts:
+        reader = _Reader(Preparer(session, limits), drafts)
+        for index, raw in enumerate(rows):
+            if index >= limits.max_batch_rows:
+                reader.problems.append(_too_many(limits))
+                break
+            reader.read(index, raw)
+            if len(reader.problems) >= MAX_ERRORS:
+                break
+        if not len(drafts) and not reader.problems:
+            reader.problems.append(
+                Problem(
+                    code="empty_batch",
+                    message="the batch has no rows",
+                    hint="give at least one job",
+                    pointer="/rows",
+                )
             )
+        batch_id = None
+        if not reader.problems and not dry_run:
+            batch_id = _write(session, owner_id, drafts, name, now)
+            adapters.count_uses(session, reader.uses)
+        return BatchResult(
+            batch_id=batch_id,
+            accepted=0 if reader.problems else len(drafts),
+            errors=tuple(reader.problems[:MAX_ERRORS]),
+            warnings=reader.told(),
+            images=reader.images,
+            steps=reader.steps,
+            groups=len(reader.groups),
         )
-    batch_id = None
-    if not reader.problems and not dry_run:
-        batch_id = _write(session, owner_id, reader.rows, name, now)
-    groups = {(row.shared.columns["model_key"], row.shared.columns["network_set"]) for row in reader.rows}
-    return BatchResult(
-        batch_id=batch_id,
-        accepted=0 if reader.problems else len(reader.rows),
-        errors=tuple(reader.problems[:MAX_ERRORS]),
-        warnings=tuple(reader.warnings),
-        images=sum(row.shared.columns["count"] for row in reader.rows),
-        steps=sum(row.shared.columns["count"] * row.shared.columns["steps"] for row in reader.rows),
-        groups=len(groups),
-    )
 
 
-def _write(session: Session, owner_id: str, rows: Sequence[_Row], name: str, now: datetime) -> BatchId:
+def _write(session: Session, owner_id: str, drafts: Drafts, name: str, now: datetime) -> BatchId:
     batch_id = new_id("batch", now)
     session.execute(
         insert(Batch).values(
             id=batch_id,
             owner_id=owner_id,
             name=name,
-            total=len(rows),
+            total=len(drafts),
             created_at=now,
             cancel_requested_at=None,
         )
     )
     connection = session.connection()
     statement = insert(cast(Table, Job.__table__))
-    # ids that rise in the order of the rows: the queue keeps that order
-    ids = new_ids("job", now, len(rows))
     common = {"owner_id": owner_id, "batch_id": batch_id, "created_at": now}
-    for begin in range(0, len(rows), _CHUNK):
-        part = rows[begin : begin + _CHUNK]
-        connection.execute(statement, list(_values(part, ids[begin : begin + _CHUNK], begin, common)))
+    rows = _values(drafts, now, common)
+    while part := list(islice(rows, _CHUNK)):
+        connection.execute(statement, part)
     session.execute(
         insert(JobEvent).from_select(
             ["job_id", "attempt", "transition", "state", "at"],
@@ -218,22 +238,18 @@ def _write(session: Session, owner_id: str, rows: Sequence[_Row], name: str, now
             ).where(Job.batch_id == batch_id),
         )
     )
-    uses: Counter[str] = Counter()
-    for row in rows:
-        uses.update(network["adapter_id"] for network in row.shared.columns["networks"])
-    adapters.count_uses(session, uses)
     return BatchId(batch_id)
 
 
-def _values(
-    rows: Sequence[_Row], ids: Sequence[str], begin: int, common: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
-    for index, (row, job_id) in enumerate(zip(rows, ids, strict=True), begin):
-        own = {"seed": row.seed, "tags": list(row.tags), "webhook": row.webhook, "priority": row.priority}
+def _values(drafts: Drafts, now: datetime, common: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    # ids that rise in the order of the rows: the queue keeps that order
+    ids = new_ids("job", now, len(drafts))
+    for index, (row, job_id) in enumerate(zip(drafts, ids, strict=True)):
+        own = {"seed": row.seed, "tags": row.tags, "webhook": row.webhook, "priority": row.priority}
         yield {
-            **row.shared.columns,
+            **row.shared,
             **common,
-            "spec": row.shared.columns["spec"] | own,
+            "spec": row.shared["spec"] | own,
             "id": job_id,
             "batch_index": index,
             "priority": PRIORITIES[row.priority],

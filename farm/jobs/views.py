@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, CompoundSelect, Select, and_, func, or_, select, tuple_, union_all
 from sqlalchemy.orm import Session
 
 from farm.db.models import Adapter, Attempt, Image, Job, JobEvent, Model, Worker
 from farm.errors import BadRequest, NotFound
 from farm.jobs.batch_views import batch_view, list_batches
+from farm.jobs.counts import COUNTED, QUEUE, counted
 from farm.jobs.fleet_views import queue_summary, worker_view, worker_views
 from farm.jobs.image_views import delete_image, ids_of, image_view, list_images, patch_image, uses_one_of
 from farm.jobs.kinds import Kind
@@ -91,24 +92,28 @@ def list_jobs(
         BadRequest: a cursor or a state that does not exist.
     """
     query = _jobs(owner_id)
+    wanted = [Job.owner_id == owner_id]
     if unknown := [state for state in states if state not in set(State)]:
         raise BadRequest(f"unknown state {unknown[0]!r}", f"one of {', '.join(State)}", code="unknown_state")
     if not all(storable(text) for text in (batch, model, network, worker) if text):
         return Page(items=(), next_cursor=None)
-    if states:
-        query = query.where(Job.state.in_(states))
     if batch:
-        query = query.where(Job.batch_id == batch)
+        wanted.append(Job.batch_id == batch)
     if model:
-        query = query.where(Job.model_id.in_(ids_of(session, Model, model)))
+        wanted.append(Job.model_id.in_(ids_of(session, Model, model)))
     if network:
-        query = query.where(uses_one_of(ids_of(session, Adapter, network)))
-    if worker:
-        query = query.where(or_(Worker.id == worker, Worker.name == worker))
+        wanted.append(uses_one_of(ids_of(session, Adapter, network)))
     place = decode_cursor(cursor, 1)
     if place is not None:
-        query = query.where(Job.id < str(place[0]))
+        wanted.append(Job.id < str(place[0]))
     limit = clamp(limit)
+    if worker:
+        query = query.where(*wanted, or_(Worker.id == worker, Worker.name == worker))
+        query = query.where(Job.state.in_(states)) if states else query
+    elif each := states or (tuple(State) if batch else ()):
+        query = query.where(Job.id.in_(_newest(wanted, each, limit + 1)))
+    else:
+        query = query.where(*wanted)
     rows = session.execute(query.order_by(Job.id.desc()).limit(limit + 1)).all()
     shown, next_cursor = cut(rows, limit, lambda row: (row[0].id,))
     images = _images(session, [row[0].id for row in shown])
@@ -133,10 +138,21 @@ def _jobs(owner_id: str) -> Select[Any]:
     )
 
 
-def _position(session: Session, job: Job) -> int:
-    """Jobs of all owners that stand before this one."""
+def _newest(wanted: Sequence[ColumnElement[bool]], states: Sequence[str], most: int) -> CompoundSelect[Any]:
+    """Ids of the newest jobs of each state. An index has them in order for one state, not for several: a list that looked
+    for the few of one state among a million of another would read all of these."""
+    each = (
+        select(Job.id).where(*wanted, Job.state == state).order_by(Job.id.desc()).limit(most).subquery()
+        for state in states
+    )
+    return union_all(*(select(ids.c.id) for ids in each))
+
+
+def _position(session: Session, job: Job) -> int | None:
+    """Jobs of all owners that stand before this one; None when they are more than are counted."""
     before = tuple_(Job.priority, Job.id) < tuple_(job.priority, job.id)
-    return session.execute(select(func.count()).where(Job.state == State.QUEUED, before)).scalar_one()
+    found = session.execute(select(counted(Job.state == State.QUEUED, before, order=QUEUE))).scalar_one()
+    return found if found <= COUNTED else None
 
 
 def _front(session: Session) -> dict[str, int]:

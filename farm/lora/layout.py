@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 LayerKind = Literal["linear", "conv", "norm", "embedding"]
@@ -67,6 +67,12 @@ class Layout:
     #: labels of the denoiser's blocks in order: `IN00` … `M00` … `OUT11` for UNets
     blocks: tuple[str, ...]
     layers: Mapping[str, Layer]
+    #: made once: a batch asks for them with each of its prompts
+    _regions: tuple[Region, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        regions = tuple(dict.fromkeys(layer.region for layer in self.layers.values()))
+        object.__setattr__(self, "_regions", regions)
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -74,4 +80,4 @@ class Layout:
 
     def regions(self) -> tuple[Region, ...]:
         """Every distinct region, in the order of the layers."""
-        return tuple(dict.fromkeys(layer.region for layer in self.layers.values()))
+        return self._regions

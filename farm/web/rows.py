@@ -20,7 +20,8 @@ MAX_ROW_BYTES = 64 * 1024
 MAX_PROBLEMS = 1000
 #: stands for a row that cannot be read; no field is called that
 UNREADABLE: Mapping[str, Any] = {"": None}
-_FORMULA = tuple("=+-@\t\r")
+#: a cell that begins so is a formula to spreadsheets; an apostrophe before it says that it is none
+FORMULA = tuple("=+-@\t\r")
 
 
 class Rows:
@@ -146,6 +147,6 @@ def _csv_row(cells: list[str], names: list[str], index: int) -> Mapping[str, Any
     for name, cell in zip(names, cells, strict=False):
         if not cell.strip():
             continue
-        text = cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+        text = cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
         row[name] = text
     return from_text(row)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
+from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import event, update
 
+from farm.db.models import Job
 from tests.support.web import API, WebFarm, render
 
 LINES = "application/x-ndjson"
@@ -152,3 +158,108 @@ def test_batches_are_listed_newest_first(farm: WebFarm):
     assert [batch["name"] for batch in page["items"]] == ["c", "b"]
     rest = farm.get(f"/batches?cursor={page['next_cursor']}").get_json()
     assert [batch["name"] for batch in rest["items"]] == ["a"]
+
+
+def fail(farm: WebFarm, *job_ids: str, message: str = "=the file is damaged") -> None:
+    with farm.services.sessions.begin() as session:
+        session.execute(
+            update(Job)
+            .where(Job.id.in_(job_ids))
+            .values(state="failed", error_code="bad_file", error_message=message)
+        )
+
+
+def test_failed_rows_are_a_file_that_can_be_mended_and_sent_again(farm: WebFarm):
+    rows = [{"prompt": f"-fox {n}, red", "seed": n, "tags": ["x", "y"]} for n in range(250)]
+    batch = send(farm, ndjson(rows)).get_json()
+    jobs = [job["id"] for job in farm.get(f"/batches/{batch['id']}/jobs?limit=200").get_json()["items"]]
+    jobs += [
+        job["id"]
+        for cursor in [farm.get(f"/batches/{batch['id']}/jobs?limit=200").get_json()["next_cursor"]]
+        for job in farm.get(f"/batches/{batch['id']}/jobs?limit=200&cursor={cursor}").get_json()["items"]
+    ]
+    failed = sorted(jobs)[20:]  # more than one page of them
+    fail(farm, *failed)
+    answer = farm.get(f"/batches/{batch['id']}/failed")
+    assert answer.mimetype == LINES
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert [line["id"] for line in lines] == failed
+    assert [(line["row"], line["job"]["seed"]) for line in lines] == [(n, n) for n in range(20, 250)]
+    assert lines[0]["error"] == {"code": "bad_file", "message": "=the file is damaged"}
+
+    answer = farm.get(f"/batches/{batch['id']}/failed?format=csv")
+    assert answer.mimetype == "text/csv"
+    assert f"{batch['id']}-failed.csv" in answer.headers["Content-Disposition"]
+    table = list(csv.reader(io.StringIO(answer.text)))
+    assert table[0][:5] == ["row", "job", "error", "reason", "prompt"]
+    assert table[1][:5] == ["21", failed[0], "bad_file", "'=the file is damaged", "'-fox 20, red"]
+    mended = io.StringIO()
+    csv.writer(mended).writerows(line[4:] for line in table)
+    again = send(farm, mended.getvalue().encode(), "text/csv")
+    assert again.status_code == 202, again.text
+    sent = farm.get(f"/batches/{again.get_json()['id']}/jobs?limit=200").get_json()["items"]
+    assert sent[-1]["prompt"] == "-fox 50, red"
+    assert sent[-1]["tags"] == ["x", "y"]
+    assert farm.post(f"/batches/{batch['id']}:retry-failed").get_json()["retried"] == 230
+    assert farm.get(f"/batches/{batch['id']}/failed").text == ""
+
+
+def test_failed_rows_are_their_owners(farm: WebFarm):
+    batch = send(farm, ndjson([{"prompt": "a"}])).get_json()["id"]
+    assert farm.get(f"/batches/{batch}/failed", key=farm.stranger_key).status_code == 404
+    assert farm.get(f"/batches/{batch}/failed?format=xml").status_code == 422
+    assert farm.get("/batches/batch_none/failed").status_code == 404
+
+
+def test_a_large_file_on_the_page_is_left_on_disk_and_a_small_one_is_shown(farm: WebFarm):
+    browser = farm.browser()
+    token = re.search(r'name="csrf_token"[^>]* value="([^"]+)"', browser.get("/batches/new").text)
+    assert token is not None
+
+    def choose(data: bytes, do: str) -> Any:
+        form = {"kind": "rows", "do": do, "name": "large", "csrf_token": token[1]}
+        return browser.post("/batches/new", data={**form, "file": (io.BytesIO(data), "rows.jsonl")})
+
+    small = ndjson([{"prompt": "a small fox", "steps": 0}])
+    assert "a small fox" in choose(small, "check").text
+    large = ndjson([{"prompt": "a large fox " + "in the snow " * 1000, "seed": n} for n in range(200)])
+    assert len(large) > 2_000_000
+    checked = choose(b"\xef\xbb\xbf" + large, "check")
+    assert "200 jobs" in checked.text
+    assert len(checked.text) < 600_000
+    assert choose(large + b'{"prompt": "b", "steps": 0}\n', "queue").status_code == 422
+    assert farm.get("/batches").get_json()["items"] == []
+    assert choose(large, "queue").status_code == 303
+    assert farm.get("/batches").get_json()["items"][0]["total"] == 200
+
+
+def test_pages_ask_no_more_of_a_long_queue(farm: WebFarm):
+    """The number of statements of each page is the same with few jobs and with many."""
+    browser = farm.browser()
+
+    def asked() -> dict[str, int]:
+        found = {}
+        for page in ("/queue", "/queue/lanes", "/batches", "/batches/list", f"/batches/{batch}"):
+            sent: list[str] = []
+            note = partial(_note, sent)
+            event.listen(farm.services.engine, "before_cursor_execute", note)
+            assert browser.get(page).status_code == 200
+            event.remove(farm.services.engine, "before_cursor_execute", note)
+            found[page] = len(sent)
+        return found
+
+    batch = send(farm, ndjson([{"prompt": "a"}] * 4)).get_json()["id"]
+    jobs = sorted(job["id"] for job in farm.get(f"/batches/{batch}/jobs").get_json()["items"])
+    fail(farm, jobs[0])
+    render(farm, jobs[1])
+    few = asked()
+    for _ in range(5):
+        more = send(farm, ndjson([{"prompt": "a"}] * 40)).get_json()["id"]
+        found = farm.get(f"/batches/{more}/jobs?limit=200").get_json()["items"]
+        fail(farm, *(job["id"] for job in found[:15]))
+    assert asked() == few
+    assert max(few.values()) <= 20, few
+
+
+def _note(sent: list[str], *given: Any) -> None:
+    sent.append(given[2])

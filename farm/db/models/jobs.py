@@ -10,6 +10,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from farm.db.models.base import Base
 
+_HELD = text("worker_id IS NOT NULL")
+
 
 class Batch(Base):
     __tablename__ = "batches"
@@ -37,8 +39,10 @@ class Job(Base):
         Index("ix_jobs_waiting", "state", "priority", "id"),
         Index("ix_jobs_owner_list", "owner_id", "id"),
         Index("ix_jobs_owner_state", "owner_id", "state", "id"),
-        Index("ix_jobs_batch_state", "batch_id", "state"),
-        Index("ix_jobs_worker", "worker_id", "state"),
+        # a batch by state: counted without the rows, listed newest first
+        Index("ix_jobs_batch_list", "batch_id", "state", "id"),
+        # few rows: most jobs wait or have ended, and cost nothing here
+        Index("ix_jobs_worker", "worker_id", "state", postgresql_where=_HELD, sqlite_where=_HELD),
         # room for heartbeats to rewrite a row in its page
         {"postgresql_with": {"fillfactor": 70}},
     )
@@ -163,10 +167,15 @@ class Image(Base):
     deleted_at: Mapped[datetime | None]
 
 
+_DUE = text("delivered_at IS NULL")
+
+
 class Outbox(Base):
     """A webhook to deliver, written with the transition that caused it."""
 
     __tablename__ = "outbox"
+    # what is to be delivered, however much was
+    __table_args__ = (Index("ix_outbox_due", "id", postgresql_where=_DUE, sqlite_where=_DUE),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)

@@ -22,6 +22,7 @@ from farm.web.api.common import PREFIX, PageQuery, Strict, blueprint, page, with
 from farm.web.api.jobs import states_of
 from farm.web.api.schema import BatchAccepted, BatchChecked, BatchPage, BatchView, Cancelled, JobPage, Retried
 from farm.web.auth import current_user
+from farm.web.failed import Format, failed_file
 from farm.web.idempotent import once
 from farm.web.services import services
 
@@ -56,6 +57,15 @@ BATCH_BODY = {
 }
 
 
+FAILED = {
+    "description": "All failed rows, in the order of the batch.",
+    "content": {
+        "application/x-ndjson": {"schema": {"type": "string"}},
+        "text/csv": {"schema": {"type": "string"}},
+    },
+}
+
+
 class BatchPath(BaseModel):
     batch_id: str
 
@@ -67,6 +77,10 @@ class BatchQuery(Strict):
 
 class BatchJobsQuery(PageQuery):
     state: str = Field("", description="Comma-separated states.")
+
+
+class FailedQuery(Strict):
+    format: Format = Field("ndjson", description="`ndjson`, or `csv` for a spreadsheet.")
 
 
 class _Document(Strict):
@@ -210,6 +224,12 @@ def list_batch_jobs(path: BatchPath, query: BatchJobsQuery) -> Response:
             limit=query.limit,
         )
     return page([shown.job(item) for item in found.items], found.next_cursor)
+
+
+@api.get("/batches/<id:batch_id>/failed", responses={"200": FAILED})
+def list_failed_rows(path: BatchPath, query: FailedQuery) -> Response:
+    """What failed and why, as a file: to be mended and sent again."""
+    return failed_file(services(), current_user().id, path.batch_id, query.format)
 
 
 @api.post("/batches/<id:batch_id>:cancel", responses={"200": Cancelled})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from flask import Blueprint, redirect, render_template, request
 from sqlalchemy.orm import Session
@@ -19,13 +20,18 @@ from farm.jobs.submit import BatchResult, submit_batch
 from farm.web import notify
 from farm.web import rows as row_files
 from farm.web.auth import current_user
+from farm.web.failed import failed_file
 from farm.web.pages import acts
 from farm.web.pages.words import plural
 from farm.web.services import services
 
 blueprint = Blueprint("batches", __name__)
 
-MAX_BODY_BYTES = 64 * 1024 * 1024
+#: of the text field, which is held in memory; a file is not
+MAX_TEXT_BYTES = 64 * 1024 * 1024
+MAX_BODY_BYTES = 256 * 1024 * 1024
+#: a larger file is not shown again in the text field; the same bound as in batch.js
+SHOWN_BYTES = 2_000_000
 SHOWN_ROWS = 20
 SHOWN_PROBLEMS = 50
 PICTURES = 60
@@ -53,7 +59,7 @@ class Source:
 def allow_rows(endpoint: str | None, values: dict[str, Any] | None) -> None:
     """Let a form bring many rows; before anything else reads the form."""
     if endpoint == "batches.submit":
-        request.max_content_length = request.max_form_memory_size = MAX_BODY_BYTES
+        request.max_content_length, request.max_form_memory_size = MAX_BODY_BYTES, MAX_TEXT_BYTES
 
 
 @blueprint.get("/batches")
@@ -97,14 +103,12 @@ def _form(form: Mapping[str, str], **context: Any) -> str:
 def submit() -> str | Response | tuple[str, int]:
     """Check the rows, or queue all of them; a mistake in any row refuses all and says where it is."""
     form = {name: request.form.get(name, "") for name in ("kind", "name", "rows", "matrix")}
-    file = request.files.get("file")
-    if form["kind"] == "rows" and file is not None and file.filename:
-        form["rows"] = file.read().decode("utf-8-sig", errors="replace")
+    large = _take_file(form)
     only_check = request.form.get("do") == "check"
     user = current_user()
     try:
         with services().sessions() as session:
-            result, problems, first = _submit(session, user.id, form, only_check=only_check)
+            result, problems, first = _submit(session, user.id, form, large, only_check=only_check)
             if not problems and not only_check:
                 session.commit()
     except BadRequest as error:
@@ -119,14 +123,28 @@ def submit() -> str | Response | tuple[str, int]:
     return redirect(f"/batches/{result.batch_id}", 303)
 
 
+def _take_file(form: dict[str, str]) -> IO[bytes] | None:
+    """A chosen file becomes the text of the form; one too large to be shown is left where it is, on disk, and returned."""
+    file = request.files.get("file")
+    if form["kind"] != "rows" or file is None or not file.filename:
+        return None
+    begin = file.stream.read(SHOWN_BYTES + 1)
+    if len(begin) > SHOWN_BYTES:
+        file.stream.seek(0)
+        form["rows"] = ""
+        return file.stream
+    form["rows"] = begin.decode("utf-8-sig", errors="replace")
+    return None
+
+
 def _problems(error: BadRequest) -> tuple[Problem, ...]:
     return error.problems or (Problem(code=error.code, message=error.message, hint=error.hint),)
 
 
 def _submit(
-    session: Session, owner_id: str, form: Mapping[str, str], *, only_check: bool
+    session: Session, owner_id: str, form: Mapping[str, str], large: IO[bytes] | None, *, only_check: bool
 ) -> tuple[BatchResult, tuple[Problem, ...], list[Mapping[str, Any]]]:
-    source = source_of(form, services().limits.max_batch_rows)
+    source = source_of(form, services().limits.max_batch_rows, large)
     first: list[Mapping[str, Any]] = []
 
     def watched() -> Iterable[Mapping[str, Any]]:
@@ -147,8 +165,8 @@ def _submit(
     return result, source.problems(result.errors), first
 
 
-def source_of(form: Mapping[str, str], most: int) -> Source:
-    """The rows of a form: JSON lines, CSV, or the combinations of a matrix.
+def source_of(form: Mapping[str, str], most: int, large: IO[bytes] | None = None) -> Source:
+    """The rows of a form: JSON lines, CSV, or the combinations of a matrix; of `large`, where there is such a file.
 
     Raises:
         BadRequest: the text is neither.
@@ -163,11 +181,12 @@ def source_of(form: Mapping[str, str], most: int) -> Source:
         return Source(
             rows=expand_matrix(matrix.get("base") or {}, matrix.get("axes") or {}, most=most), read=None
         )
-    text = form["rows"].strip()
-    if not text:
+    stream = io.BytesIO(form["rows"].strip().encode()) if large is None else large
+    begin = stream.read(SHOWN_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
+    stream.seek(0)
+    if not begin:
         raise BadRequest("there are no rows", "paste JSON lines or CSV, or choose a file")
-    stream = io.BytesIO(text.encode())
-    read = row_files.ndjson(stream) if text.startswith("{") else row_files.csv_rows(stream)
+    read = row_files.ndjson(stream) if begin.startswith(b"{") else row_files.csv_rows(stream)
     return Source(rows=read, read=read)
 
 
@@ -204,6 +223,12 @@ def _batch(batch_id: str) -> dict[str, Any]:
         "per_minute": rate * 60 if rate else None,
         "seconds_left": (view["total"] - ended) / rate if rate else None,
     }
+
+
+@blueprint.get("/batches/<id:batch_id>/failed.csv")
+def failed_rows(batch_id: str) -> Response:
+    """What failed, as a file for a spreadsheet."""
+    return failed_file(services(), current_user().id, batch_id, "csv")
 
 
 @blueprint.post("/batches/<id:batch_id>/cancel")
