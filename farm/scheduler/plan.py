@@ -163,9 +163,7 @@ class _Round:
             elif best.slots <= 0:
                 best = lane
             self._assign(item, best)
-            if best is not lane:
-                heapq.heappush(lanes, (lane.busy, name, lane))
-            elif lane.slots > 0:
+            if best is not lane or lane.slots > 0:
                 heapq.heappush(lanes, (lane.busy, name, lane))
 
     def _wait_for(self, item: Open, best: Lane, lane: Lane) -> None:

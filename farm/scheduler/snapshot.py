@@ -75,7 +75,7 @@ def _waiting(session: Session, owner_id: str, now: datetime, limit: int) -> list
     rows = session.execute(
         select(
             Job.id, Job.attempt, Job.owner_id, Job.priority, Job.created_at, Job.model_key, Job.networks,
-            Job.batch_key, Job.steps, Job.count, Model.bytes,
+            Job.batch_key, Job.steps, Job.count.label("pictures"), Model.bytes,
         )
         .join(Model, Model.id == Job.model_id)
         .where(
@@ -97,7 +97,7 @@ def _waiting(session: Session, owner_id: str, now: datetime, limit: int) -> list
             need=_need(row.model_key, row.bytes, row.networks),
             batch_key=row.batch_key,
             steps=row.steps,
-            count=row.count,
+            count=row.pictures,
         )
         for row in rows
     ]
