@@ -2,7 +2,8 @@
 
 A lane with room takes, among the jobs whose turn it is (see `share`), the one with the earliest *virtual arrival*: its
 submission plus the seconds that its start would cost there. So work that is hot on that lane may pass older work that is
-not, but by no more than the cost of that start, by `PATIENCE_SECONDS` at most, and by `MAX_PASSED` jobs at most. The job
+not, but by no more than the cost of that start and by `PATIENCE_SECONDS` at most (in a long queue: by half of its oldest
+job's wait), and no job is passed by more than about `MAX_PASSED` for that reason. The job
 then goes to the worker that would start it soonest. When that worker's window is full the job waits for it while its
 patience lasts: nothing starves.
 
@@ -26,6 +27,8 @@ from farm.scheduler.share import CLASSES, Ledger, Open, Turns
 PATIENCE_SECONDS = 120.0
 #: Younger jobs of the same user and class that may go before one for the caches' sake.
 MAX_PASSED = 64
+#: In a longer queue than that, a start's cost counts once more for each of these seconds that the oldest job has waited.
+HASTE_SECONDS = 20.0
 #: Groups of one user, and groups by one adapter, that are compared for one slot.
 REACH = 8
 _ENDLESS = 1 << 30
@@ -114,6 +117,10 @@ class _Round:
         groups = sorted(
             (g for g in snapshot.groups if g.heads), key=lambda g: (g.heads[0].created_at, g.heads[0].id)
         )
+        # when even the oldest job waits beyond patience, throughput shortens waits more than order does
+        age = now - groups[0].heads[0].created_at.timestamp() if groups else 0.0
+        self._haste = 1.0 + max(0.0, age - PATIENCE_SECONDS) / HASTE_SECONDS
+        self._most = max(PATIENCE_SECONDS, age / 2)
         for number, group in enumerate(groups):
             item = Open(group, number, snapshot.ledger.passed.get(group.key, 0))
             hold = self._hold(group.key)
@@ -230,7 +237,7 @@ class _Round:
         need = item.group.key.need
         if need.pinned and not lane.view.suits(need):
             return best
-        shift = 0.0 if item.passed >= MAX_PASSED else min(lane.cost(need), PATIENCE_SECONDS)
+        shift = 0.0 if item.passed >= MAX_PASSED else min(lane.cost(need) * self._haste, self._most)
         entry = (place[0] + shift, place[1], item)
         return entry if best is None or entry[:2] < best[:2] else best
 

@@ -1,7 +1,7 @@
 """What no schedule can beat: a fleet that knows the future and never waits for a cache.
 
 Makespan: no set of workers ends before the last job's submission and sampling, nor sooner than all sampling that is
-submitted from some moment on, shared evenly. Hits and bytes: each adapter and model that occurs has to be fetched once by
+submitted from some moment on, shared evenly. Hits and bytes: each adapter that occurs has to be fetched once by
 somebody. Waits: of a first-come queue on the same workers where every start is free and none fails; that is the floor of
 its mean, not of every percentile, since passing over others can lower one percentile and raise another.
 """
@@ -30,7 +30,6 @@ def bound(trace: Trace, workers: int) -> Figures:
         heapq.heapreplace(free, begin + sampling_seconds(ask))
         begins.append(begin)
     sizes = {sha: size for ask in trace.asks for sha, size in ask.key.need.adapters}
-    models = {ask.key.need.model_key: ask.key.need.model_bytes for ask in trace.asks}
     requests = sum(len(ask.key.need.adapters) for ask in trace.asks)
     return figures(
         trace.asks,
@@ -38,7 +37,7 @@ def bound(trace: Trace, workers: int) -> Figures:
         hits=requests - len(sizes),
         requests=requests,
         makespan=makespan - first,
-        fetched=sum(sizes.values()) + sum(models.values()),
+        fetched=sum(sizes.values()),
         decisions=0,
         deciding=0.0,
     )

@@ -19,6 +19,8 @@ RATES = Rates(
     seconds_per_step={kind.name: kind.step_seconds for kind in MODELS},
     load_seconds={kind.name: kind.load_seconds for kind in MODELS},
 )
+#: every model is on every disk already: traces show a fleet in operation, not its first hour
+MODEL_KEYS = frozenset(BY_NAME)
 
 
 def kind_of(need: Need) -> ModelKind:
@@ -60,12 +62,11 @@ class SimWorker:
         #: job -> when its sampling began
         self.open: dict[int, float] = {}
         self.model: str | None = None
-        self.models: set[str] = set()
         self.memory: OrderedDict[str, None] = OrderedDict()
         self.disk: OrderedDict[str, None] = OrderedDict()
         self.hits = self.requests = self.bytes = 0
         self._held: frozenset[str] = frozenset()
-        self._stored: frozenset[str] = frozenset()
+        self._stored: frozenset[str] = MODEL_KEYS
 
     def room(self, now: float) -> int:
         return 0 if now < self.down_until else WINDOW - len(self.open)
@@ -74,9 +75,6 @@ class SimWorker:
         """Take a job at `now`; returns when its sampling begins and ends."""
         need, kind = ask.key.need, kind_of(ask.key.need)
         fetch, prepare = 0, 0.0
-        if need.model_key not in self.models:
-            self.models.add(need.model_key)
-            fetch += need.model_bytes
         if self.model != need.model_key:
             self.model = need.model_key
             prepare += kind.load_seconds
@@ -93,7 +91,7 @@ class SimWorker:
                 cache.move_to_end(sha)
                 if len(cache) > limit:
                     cache.popitem(last=False)
-        self._held, self._stored = frozenset(self.memory), frozenset(self.disk) | self.models
+        self._held, self._stored = frozenset(self.memory), frozenset(self.disk) | MODEL_KEYS
         self.bytes += fetch
         if fetch:
             self.fetched_at = max(self.fetched_at, now) + fetch / FETCH_BYTES_PER_SECOND
