@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+
+#: Jobs of each user read beyond a share of what the workers' windows can take, so that the outlook reaches into the queue.
+LOOK_AHEAD = 100
+
+
+def front(room: int, users: int) -> int:
+    """How many jobs of each of so many waiting users one round sees: more than a fair share of the room.
+
+    >>> front(20, 1), front(20_000, 20)
+    (180, 4100)
+    """
+    return LOOK_AHEAD + 4 * room // max(1, users)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +31,15 @@ class Need:
     memory_bytes: int = 0
     #: tags that the worker must carry
     tags: frozenset[str] = frozenset()
+    #: asked for so often that it is worked out once
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        value = hash((self.model_key, self.model_bytes, self.adapters, self.memory_bytes, self.tags))
+        object.__setattr__(self, "_hash", value)
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def pinned(self) -> bool:
@@ -46,6 +67,14 @@ class GroupKey:
     owner_id: str
     #: 0 interactive, 1 normal, 2 bulk
     priority: int
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        value = hash((self.need, self.batch_key, self.owner_id, self.priority))
+        object.__setattr__(self, "_hash", value)
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

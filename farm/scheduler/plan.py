@@ -132,9 +132,10 @@ class _Round:
             self.turns.index(item)
 
     def _hold(self, key: GroupKey) -> Pause | str | None:
-        pause = paused_by(self._snapshot.pauses, key.need.model_key, key.owner_id)
-        if pause:
-            return pause
+        if self._snapshot.pauses:
+            pause = paused_by(self._snapshot.pauses, key.need.model_key, key.owner_id)
+            if pause:
+                return pause
         if self._at_limit(key.owner_id):
             return "limit"
         if key.need.pinned and self.fleet.lanes and self.fleet.best(key.need) is None:

@@ -12,14 +12,11 @@ from sqlalchemy.orm import Session
 from farm.db.models import Job, Model, User, Worker
 from farm.jobs.reports import WorkerReport
 from farm.jobs.states import HELD, State
-from farm.scheduler.group import Need, WaitingJob, gather
+from farm.scheduler.group import Need, WaitingJob, front, gather
 from farm.scheduler.lanes import WorkerView
 from farm.scheduler.plan import Snapshot
 from farm.scheduler.score import Rates
 from farm.scheduler.share import Ledger
-
-#: Jobs of each user read beyond what the workers' windows can take, so that the outlook reaches into the queue.
-LOOK_AHEAD = 100
 
 
 def take_snapshot(
@@ -45,7 +42,7 @@ def take_snapshot(
     views = _worker_views(session, workers, window)
     free = sum(view.free_slots for view in views)
     weights = _waiting_users(session)
-    waiting = [job for owner in weights for job in _waiting(session, owner, now, free + LOOK_AHEAD)]
+    waiting = [job for owner in weights for job in _waiting(session, owner, now, front(free, len(weights)))]
     return Snapshot(
         groups=gather(waiting),
         workers=tuple(views),

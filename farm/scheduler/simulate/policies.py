@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import deque
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from typing import Protocol
 
-from farm.scheduler.group import Group, GroupKey, Head
+from farm.scheduler.group import Group, GroupKey, Head, front
 from farm.scheduler.plan import Snapshot, plan
 from farm.scheduler.share import Ledger
 from farm.scheduler.simulate.trace import Ask
 from farm.scheduler.simulate.world import SimWorker
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-#: jobs of one group that a round may give out
-HEADS = 256
 
 
 class Policy(Protocol):
@@ -29,48 +25,59 @@ class Policy(Protocol):
 
 
 class Farm:
-    """The production plan, on groups that are kept up to date from round to round."""
+    """The production plan; a round sees the front of each user's queue, as in production."""
 
     def __init__(self, seed: int):
-        self._groups: dict[GroupKey, deque[tuple[Head, int]]] = {}
+        #: user -> (priority, number) of what waits
+        self._queues: dict[str, list[tuple[int, int]]] = {}
+        self._asks: dict[int, tuple[Ask, Head]] = {}
         self._ledger = Ledger()
 
     def add(self, number: int, ask: Ask) -> None:
-        head = Head(id=str(number), attempt=0, created_at=EPOCH + timedelta(seconds=ask.at))
-        line = self._groups.setdefault(ask.key, deque())
-        # what was lost with its worker comes back older than what waits
-        if line and line[0][0].created_at > head.created_at:
-            line.appendleft((head, ask.steps))
-        else:
-            line.append((head, ask.steps))
+        heapq.heappush(self._queues.setdefault(ask.key.owner_id, []), (ask.key.priority, number))
+        created = EPOCH + timedelta(seconds=ask.at)
+        self._asks[number] = ask, Head(id=str(number), attempt=0, created_at=created)
 
     def give(self, workers: list[SimWorker], now: float) -> list[tuple[int, int]]:
-        if not self._groups:
-            return []
         room = sum(worker.room(now) for worker in workers)
-        if not room:
+        if not room or not self._queues:
             return []
         views = tuple(
             worker.view(str(number), now) for number, worker in enumerate(workers) if now >= worker.down_until
         )
-        groups = []
-        for key, line in self._groups.items():
-            front = tuple(islice(line, min(room, HEADS)))
-            steps = sum(steps for _, steps in front) / len(front)
-            groups.append(Group(key=key, heads=tuple(head for head, _ in front), steps=steps))
-        made = plan(
-            Snapshot(groups=tuple(groups), workers=views, ledger=self._ledger, foresee=0),
-            EPOCH + timedelta(seconds=now),
-        )
+        seen = {
+            owner: [heapq.heappop(queue) for _ in range(min(len(queue), front(room, len(self._queues))))]
+            for owner, queue in self._queues.items()
+        }
+        snapshot = Snapshot(groups=self._groups(seen), workers=views, ledger=self._ledger, foresee=0)
+        made = plan(snapshot, EPOCH + timedelta(seconds=now))
         self._ledger = made.ledger
-        given = {item.job_id for item in made.assignments}
-        for group in groups:
-            line = self._groups[group.key]
-            while line and line[0][0].id in given:
-                line.popleft()
-            if not line:
-                del self._groups[group.key]
-        return [(int(item.job_id), int(item.worker_id)) for item in made.assignments]
+        given = [(int(item.job_id), int(item.worker_id)) for item in made.assignments]
+        for number, _ in given:
+            del self._asks[number]
+        for owner, entries in seen.items():
+            queue = self._queues[owner]
+            for entry in entries:
+                if entry[1] in self._asks:
+                    heapq.heappush(queue, entry)
+            if not queue:
+                del self._queues[owner]
+        return given
+
+    def _groups(self, seen: dict[str, list[tuple[int, int]]]) -> tuple[Group, ...]:
+        found: dict[GroupKey, list[tuple[Ask, Head]]] = {}
+        for entries in seen.values():
+            for _, number in entries:
+                item = self._asks[number]
+                found.setdefault(item[0].key, []).append(item)
+        return tuple(
+            Group(
+                key=key,
+                heads=tuple(head for _, head in items),
+                steps=sum(ask.steps for ask, _ in items) / len(items),
+            )
+            for key, items in found.items()
+        )
 
 
 class Fifo:
