@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from farm.clock import Clock
 from farm.db.models import Job, Worker
-from farm.jobs import attempts, workers
+from farm.jobs import attempts, guesses, workers
 from farm.scheduler.leader import Leadership
 from farm.scheduler.outbox import Deliver, deliver_due
 from farm.scheduler.plan import Outlook, Snapshot, plan
@@ -207,17 +207,25 @@ class Scheduler:
     def _explain(self, session: Session, snapshot: Snapshot, outlooks: list[Outlook]) -> None:
         """Keep the sentence and the estimate of each waiting job in sight up to date."""
         now = self._clock.now()
+        low, high = guesses.spread(session)
+
+        def at(outlook: Outlook, factor: float) -> datetime | None:
+            return now + timedelta(seconds=outlook.seconds * factor) if outlook.worker else None
+
         needs = {head.id: group.key.need for group in snapshot.groups for head in group.heads}
         attempts.note_waiting(
             session,
             [
-                (
-                    outlook.job_id,
-                    why_waiting(needs[outlook.job_id], outlook),
-                    now + timedelta(seconds=outlook.seconds) if outlook.worker else None,
+                attempts.Waiting(
+                    job_id=outlook.job_id,
+                    reason=why_waiting(needs[outlook.job_id], outlook),
+                    start=at(outlook, 1.0),
+                    low=at(outlook, low),
+                    high=at(outlook, high),
                 )
                 for outlook in outlooks
             ],
+            now,
         )
 
     def _told(self, job_id: str) -> None:

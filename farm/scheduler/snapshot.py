@@ -10,10 +10,12 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from farm.db.models import Job, Model, User, Worker
+from farm.db.models import Pause as PauseRow
 from farm.jobs.reports import WorkerReport
 from farm.jobs.states import HELD, State
 from farm.scheduler.group import Need, WaitingJob, front, gather
 from farm.scheduler.lanes import WorkerView
+from farm.scheduler.pauses import Pause
 from farm.scheduler.plan import Snapshot
 from farm.scheduler.score import Rates
 from farm.scheduler.share import Ledger
@@ -49,6 +51,7 @@ def take_snapshot(
         weights=weights,
         running=_running(session),
         running_limit=running_limit,
+        pauses=_pauses(session),
         ledger=ledger or Ledger(),
     )
 
@@ -59,6 +62,21 @@ def _waiting_users(session: Session) -> dict[str, float]:
     return {
         row.id: row.share_weight for row in session.execute(select(User.id, User.share_weight).where(waits))
     }
+
+
+def _pauses(session: Session) -> tuple[Pause, ...]:
+    """Pauses, with what plans go by: a model's content instead of its id."""
+    rows = session.execute(
+        select(
+            PauseRow.kind, PauseRow.subject, Model.sha256, Model.name.label("model"), User.name.label("user")
+        )
+        .outerjoin(Model, (PauseRow.kind == "model") & (Model.id == PauseRow.subject))
+        .outerjoin(User, (PauseRow.kind == "user") & (User.id == PauseRow.subject))
+    )
+    return tuple(
+        Pause(kind=row.kind, subject=row.sha256 or row.subject, name=row.model or row.user or "")
+        for row in rows
+    )
 
 
 def _running(session: Session) -> dict[str, int]:

@@ -32,6 +32,20 @@ class Worker(Base):
     last_seen: Mapped[datetime]
 
 
+class Pause(Base):
+    """What an operator has stopped: nothing of it is assigned until the row is gone."""
+
+    __tablename__ = "pauses"
+
+    #: queue, model or user
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    #: id of the model or user; empty for the queue
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    #: the operator
+    user_id: Mapped[str]
+    at: Mapped[datetime]
+
+
 class Lease(Base):
     """Who leads. Taken over when (epoch, seq) stands still for a lease on the taker's own monotonic clock."""
 
