@@ -31,6 +31,8 @@ MAX_PASSED = 64
 HASTE_SECONDS = 20.0
 #: Groups of one user, and groups by one adapter, that are compared for one slot.
 REACH = 8
+#: Groups in a row that would start sooner on a full lane, after which a lane with room takes nothing in this round.
+ASIDE = 16
 _ENDLESS = 1 << 30
 
 
@@ -150,6 +152,7 @@ class _Round:
         """Fill the room that there is."""
         lanes = [(lane.busy, lane.view.name, lane) for lane in self.fleet.lanes if lane.slots > 0]
         heapq.heapify(lanes)
+        aside: dict[str, int] = {}
         while lanes:
             busy, name, lane = heapq.heappop(lanes)
             if lane.slots <= 0:
@@ -165,7 +168,9 @@ class _Round:
             if best.slots <= 0 and best.start(need) < lane.start(need):
                 if self._now - item.created < PATIENCE_SECONDS and item.passed < MAX_PASSED:
                     self._wait_for(item, best, lane)
-                    heapq.heappush(lanes, (lane.busy, name, lane))
+                    aside[name] = aside.get(name, 0) + 1
+                    if aside[name] < ASIDE:
+                        heapq.heappush(lanes, (lane.busy, name, lane))
                     continue
                 best = self.fleet.best(need, room=True) or lane
             elif best.slots <= 0:
