@@ -22,7 +22,7 @@ from farm.scheduler.simulate.trace import Ask, make_trace
 from farm.scheduler.simulate.world import SimWorker
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-SECONDS = 3.0
+SECONDS = 1.0
 
 
 def fleet(count: int, asks: tuple[Ask, ...]) -> list[SimWorker]:
