@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from farm.cli.output import print_json, say, size, table
 from farm.clock import SystemClock
 from farm.errors import BadRequest
-from farm.scheduler.simulate.bound import bound
-from farm.scheduler.simulate.figures import Figures
-from farm.scheduler.simulate.plot import draw
-from farm.scheduler.simulate.policies import POLICIES
-from farm.scheduler.simulate.run import run
-from farm.scheduler.simulate.trace import RECIPES, Trace, make_trace, read_trace
 
-NAMES = (*POLICIES, "bound")
+if TYPE_CHECKING:
+    from farm.scheduler.simulate.figures import Figures
+    from farm.scheduler.simulate.trace import Trace
+
+NAMES = ("farm", "fifo", "random", "bound")
+TRACES = ("mixed", "zipf", "burst")
 
 
 def simulate(
     workers: Annotated[int, typer.Option(min=1, max=10_000, help="Workers of the fleet.")] = 10,
     jobs: Annotated[int, typer.Option(min=1, max=1_000_000, help="Jobs of a made trace.")] = 5000,
-    trace: Annotated[str, typer.Option(help=f"{', '.join(RECIPES)}, or a file of JSON lines.")] = "mixed",
+    trace: Annotated[str, typer.Option(help=f"{', '.join(TRACES)}, or a file of JSON lines.")] = "mixed",
     policy: Annotated[
         list[str] | None, typer.Option(help=f"One of {', '.join(NAMES)}; may be repeated. All by default.")
     ] = None,
@@ -33,6 +32,11 @@ def simulate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare the scheduler with first-come, random and a bound, on a made or recorded trace."""
+    # numpy comes with these: no other command waits for it
+    from farm.scheduler.simulate.bound import bound
+    from farm.scheduler.simulate.plot import draw
+    from farm.scheduler.simulate.run import run
+
     chosen = policy or list(NAMES)
     if unknown := [name for name in chosen if name not in NAMES]:
         raise BadRequest(f"unknown policy {unknown[0]!r}", f"one of {', '.join(NAMES)}", code="no_policy")
@@ -51,14 +55,18 @@ def simulate(
 
 
 def _trace(name: str, workers: int, jobs: int, seed: int) -> Trace:
+    from farm.scheduler.simulate.trace import make_trace, read_trace
+
     path = Path(name)
-    if name in RECIPES or not path.is_file():
+    if name in TRACES or not path.is_file():
         return make_trace(name, workers=workers, jobs=jobs, seed=seed)
     with path.open(encoding="utf-8") as lines:
         return read_trace(path.name, lines)
 
 
 def _print(work: Trace, workers: int, found: dict[str, Figures]) -> None:
+    from farm.scheduler.simulate.trace import RECIPES
+
     says = RECIPES[work.name].says if work.name in RECIPES else "recorded"
     say(f"{work.name} ({says}): {len(work.asks)} jobs on {workers} workers")
     rows = [

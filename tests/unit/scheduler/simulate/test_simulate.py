@@ -7,13 +7,14 @@ from itertools import count
 
 import pytest
 
+from farm.cli import simulate
 from farm.cli.main import run as farm
 from farm.errors import BadRequest
 from farm.scheduler.simulate.bound import bound
 from farm.scheduler.simulate.plot import draw
 from farm.scheduler.simulate.policies import POLICIES
 from farm.scheduler.simulate.run import run
-from farm.scheduler.simulate.trace import make_trace, read_trace
+from farm.scheduler.simulate.trace import RECIPES, make_trace, read_trace
 
 KEYS = {
     "hit_rate", "makespan_s", "wait_p50_s", "wait_p95_s", "wait_p99_s", "jain", "bytes_fetched", "decisions_per_s",
@@ -79,6 +80,11 @@ def test_the_command_prints_the_contracts_json(capsys: pytest.CaptureFixture[str
     assert list(found) == ["farm", "fifo", "random", "bound"]
     assert all(set(value) == KEYS for value in found.values())
     assert farm(["simulate", "--policy", "luck"]) == 2
+
+
+def test_the_command_names_every_policy_and_trace() -> None:
+    assert simulate.NAMES == (*POLICIES, "bound")
+    assert tuple(RECIPES) == simulate.TRACES
 
 
 def test_the_plot_has_a_bar_for_each_figure_and_policy() -> None:
