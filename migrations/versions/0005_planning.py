@@ -21,6 +21,7 @@ def upgrade() -> None:
         op.add_column("jobs", sa.Column(name, UtcDateTime(), nullable=True))
     for name in ATTEMPT_SECONDS:
         op.add_column("attempts", sa.Column(name, sa.Double(), nullable=True))
+    op.add_column("workers", sa.Column("next_job", sa.String(), nullable=True))
     op.create_index("ix_jobs_owner_waiting", "jobs", ["owner_id", "state", "priority", "id"])
     op.create_table(
         "pauses",
@@ -35,6 +36,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("pauses")
     op.drop_index("ix_jobs_owner_waiting", "jobs")
+    op.drop_column("workers", "next_job")
     for name in ATTEMPT_SECONDS:
         op.drop_column("attempts", name)
     for name in JOB_MOMENTS:

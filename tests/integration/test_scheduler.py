@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from farm.db.models import Attempt, Job, Outbox, Worker
 from farm.errors import Transient
-from farm.jobs import attempts, control, pauses
+from farm.jobs import attempts, control, pauses, workers
 from farm.jobs.reports import WorkerReport
 from farm.scheduler.loop import Effects, Scheduler, Timers
 from tests.support.jobs import LATER, OWNER, STRANGER, add_job, add_worker, job_row, seed
@@ -337,3 +337,16 @@ def test_the_error_of_an_estimate_is_recorded_with_the_first_attempt(desk: Desk)
         attempt = session.get_one(Attempt, (jobs[2], 1))
         assert attempt.waited == 7
         assert attempt.expected_wait > 0
+
+
+def test_a_worker_hears_with_its_heartbeat_what_it_is_expected_to_get_next(desk: Desk) -> None:
+    worker = add_worker(desk.sessions, "gpu-1")
+    jobs = [add_job(desk.sessions) for _ in range(4)]
+    scheduler = desk.lead()
+    with desk.sessions.begin() as session:
+        assert workers.beat(session, worker, WorkerReport(), desk.clock.now()).next_job == jobs[2]
+        for job in jobs[2:]:
+            control.cancel(session, OWNER, job, desk.clock.now())
+    rounds(desk, scheduler, 1)
+    with desk.sessions.begin() as session:
+        assert workers.beat(session, worker, WorkerReport(), desk.clock.now()).next_job is None

@@ -83,7 +83,7 @@ def test_the_command_prints_the_contracts_json(capsys: pytest.CaptureFixture[str
 
 
 def test_the_command_names_every_policy_and_trace() -> None:
-    assert simulate.NAMES == (*POLICIES, "bound")
+    assert (*POLICIES, "bound") == simulate.NAMES
     assert tuple(RECIPES) == simulate.TRACES
 
 
