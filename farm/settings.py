@@ -137,6 +137,9 @@ class Settings(BaseSettings):
 
     # scheduler
     window: Count = Field(2, description="Jobs assigned to a worker ahead of time.")
+    running_limit: int = Field(
+        0, ge=0, description="Jobs that one user may have on workers at once; 0: no limit."
+    )
     round_seconds: Seconds = Field(1.0, description="Longest pause between two rounds of planning.")
     heartbeat_seconds: Seconds = Field(5.0, description="Period of a worker's heartbeat.")
     lease_seconds: Seconds = Field(

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from farm.cli import batch, db, demo, doctor, jobs, lora, loras, models, serve, up, workers
+from farm.cli import batch, db, demo, doctor, jobs, lora, loras, models, queue, serve, simulate, up, workers
 from farm.cli.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, report
 from farm.errors import FarmError
 
@@ -28,12 +28,14 @@ app.command("submit")(jobs.submit)
 app.command("worker")(serve.worker)
 app.command("scheduler")(serve.scheduler)
 app.command("web")(serve.web)
+app.command("simulate")(simulate.simulate)
 app.command("migrate")(db.upgrade)
 app.add_typer(batch.app, name="batch")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(lora.app, name="lora")
 app.add_typer(loras.app, name="loras")
 app.add_typer(models.app, name="models")
+app.add_typer(queue.app, name="queue")
 app.add_typer(workers.app, name="workers")
 app.add_typer(db.app, name="db")
 

@@ -15,13 +15,14 @@ from sqlalchemy.orm import Session
 
 from farm.db.models import Attempt, Image, Job
 from farm.ids import new_ids
-from farm.jobs.leading import assign, lose, note_send, note_waiting, unassign
+from farm.jobs.guesses import first_guess
+from farm.jobs.leading import Waiting, assign, lose, note_send, note_waiting, unassign
 from farm.jobs.loading import JobForWorker, ModelFiles, load_for_worker
 from farm.jobs.moves import RELEASED, end_attempt, end_well, move, pause, runs, unless_cancelled
 from farm.jobs.states import HELD, State
 
 __all__ = [
-    "Beat", "HeartbeatAnswer", "JobForWorker", "ModelFiles", "NewImage", "assign", "assigned_to", "cancelled", "claim",
+    "Beat", "HeartbeatAnswer", "JobForWorker", "ModelFiles", "NewImage", "Waiting", "assign", "assigned_to", "cancelled", "claim",
     "fail", "hand_back", "heartbeat", "load_for_worker", "lose", "note_send", "note_waiting", "pause", "retry_later", "succeed",
     "unassign",
 ]  # fmt: skip
@@ -80,6 +81,7 @@ def assigned_to(session: Session, worker_id: str) -> list[tuple[str, int]]:
 
 def claim(session: Session, job_id: str, attempt: int, worker_id: str, now: datetime) -> bool:
     """Begin a job that was assigned to this worker."""
+    guess = first_guess(session, job_id, attempt, now)
     moved = move(
         session,
         "claim",
@@ -105,6 +107,7 @@ def claim(session: Session, job_id: str, attempt: int, worker_id: str, now: date
             outcome=None,
             detail=None,
             timings={},
+            **guess,
         )
     )
     return True

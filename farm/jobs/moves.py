@@ -27,6 +27,8 @@ RELEASED: Mapping[str, Any] = {
     "sends": 0,
     "wait_reason": None,
     "estimated_start": None,
+    "estimated_low": None,
+    "estimated_high": None,
     "assigned_at": None,
     "started_at": None,
 }

@@ -52,6 +52,8 @@ def job_view(session: Session, owner_id: str, job_id: str) -> dict[str, Any]:
             "outcome": attempt.outcome,
             "detail": attempt.detail,
             "timings": attempt.timings,
+            "expected_wait": attempt.expected_wait,
+            "waited": attempt.waited,
         }
         for attempt, name in session.execute(
             select(Attempt, Worker.name)
@@ -210,6 +212,8 @@ def _view(
         "total_steps": job.steps,
         "position": position,
         "estimated_start": job.estimated_start if waits else None,
+        "estimated_low": job.estimated_low if waits else None,
+        "estimated_high": job.estimated_high if waits else None,
         "waiting_because": job.wait_reason if waits else None,
         "worker": None if waits else worker,
         "attempt": job.attempt,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -31,6 +32,8 @@ class WorkerOrders:
     gone: bool
     #: how often it was asked to load its models afresh
     reloads: int = 0
+    #: the waiting job that it is expected to be given next
+    next_job: str | None = None
 
 
 def register(
@@ -75,12 +78,24 @@ def beat(session: Session, worker_id: str, report: WorkerReport, now: datetime) 
         update(Worker)
         .where(Worker.id == worker_id, Worker.state != "gone")
         .values(seq=Worker.seq + 1, report=report.as_dict(), last_seen=now)
-        .returning(Worker.drain_requested, Worker.reloads_requested),
+        .returning(Worker.drain_requested, Worker.reloads_requested, Worker.next_job),
         execution_options=_NO_SYNC,
     ).one_or_none()
     if row is None:
         return WorkerOrders(drain=False, gone=True)
-    return WorkerOrders(drain=row.drain_requested, gone=False, reloads=row.reloads_requested)
+    return WorkerOrders(
+        drain=row.drain_requested, gone=False, reloads=row.reloads_requested, next_job=row.next_job
+    )
+
+
+def note_next(session: Session, nexts: Mapping[str, str]) -> None:
+    """Keep which waiting job each worker (by id) is expected to be given next; rows that say so already stay."""
+    for row in session.execute(select(Worker.id, Worker.next_job).where(Worker.state != "gone")).all():
+        if row.next_job != nexts.get(row.id):
+            session.execute(
+                update(Worker).where(Worker.id == row.id).values(next_job=nexts.get(row.id)),
+                execution_options=_NO_SYNC,
+            )
 
 
 def drain(session: Session, worker_id: str) -> None:

@@ -13,11 +13,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from farm.clock import Clock
 from farm.db.models import Job, Worker
-from farm.jobs import attempts, workers
+from farm.jobs import attempts, guesses, workers
 from farm.scheduler.leader import Leadership
 from farm.scheduler.outbox import Deliver, deliver_due
 from farm.scheduler.plan import Outlook, Snapshot, plan
 from farm.scheduler.reasons import why_waiting
+from farm.scheduler.share import Ledger
 from farm.scheduler.snapshot import take_snapshot
 from farm.scheduler.watch import StandstillWatch
 
@@ -66,6 +67,7 @@ class Scheduler:
         holder: str,
         window: int,
         crash_limit: int,
+        running_limit: int = 0,
     ):
         self._sessions = sessions
         self._effects = effects
@@ -73,6 +75,8 @@ class Scheduler:
         self._timers = timers
         self._window = window
         self._crash_limit = crash_limit
+        self._running_limit = running_limit
+        self._ledger = Ledger()
         self._swept_at = clock.monotonic()
         self._leadership = Leadership(holder, timers.leader_lease_seconds)
         longest = max(timers.round_seconds, 1.0) * 2
@@ -176,36 +180,57 @@ class Scheduler:
     def _assign(self, standing_still: set[str]) -> int:
         now = self._clock.now()
         with self._sessions() as session:
-            snapshot = take_snapshot(session, now, self._window, standing_still)
-        assignments, outlooks = plan(snapshot, now)
+            snapshot = take_snapshot(
+                session,
+                now,
+                self._window,
+                standing_still,
+                running_limit=self._running_limit,
+                ledger=self._ledger,
+            )
+        made = plan(snapshot, now)
+        self._ledger = made.ledger
         epoch = self._leadership.epoch
         assert epoch is not None
         done = []
         with self._sessions.begin() as session:
-            for item in assignments:
+            for item in made.assignments:
                 if attempts.assign(session, item.job_id, item.attempt, item.worker_id, now, epoch=epoch):
                     done.append(item)
-            self._explain(session, snapshot, outlooks)
+            self._explain(session, snapshot, made.outlooks)
+            # soonest first: the first job foreseen on a worker is what it gets next
+            soonest = {
+                item.worker.id: item.job_id for item in reversed(made.outlooks) if item.worker is not None
+            }
+            workers.note_next(session, soonest)
         for item in done:
             self._effects.send(item.worker_id, item.job_id, item.attempt + 1)
         if done:
-            log.info("assigned", jobs=len(done), waiting=len(outlooks))
+            log.info("assigned", jobs=len(done), waiting=len(made.outlooks))
         return len(done)
 
     def _explain(self, session: Session, snapshot: Snapshot, outlooks: list[Outlook]) -> None:
         """Keep the sentence and the estimate of each waiting job in sight up to date."""
         now = self._clock.now()
-        waiting = {job.id: job for job in snapshot.waiting}
+        low, high = guesses.spread(session)
+
+        def at(outlook: Outlook, factor: float) -> datetime | None:
+            return now + timedelta(seconds=outlook.seconds * factor) if outlook.worker else None
+
+        needs = {head.id: group.key.need for group in snapshot.groups for head in group.heads}
         attempts.note_waiting(
             session,
             [
-                (
-                    outlook.job_id,
-                    why_waiting(waiting[outlook.job_id], outlook),
-                    now + timedelta(seconds=outlook.seconds) if outlook.worker else None,
+                attempts.Waiting(
+                    job_id=outlook.job_id,
+                    reason=why_waiting(needs[outlook.job_id], outlook),
+                    start=at(outlook, 1.0),
+                    low=at(outlook, low),
+                    high=at(outlook, high),
                 )
                 for outlook in outlooks
             ],
+            now,
         )
 
     def _told(self, job_id: str) -> None:

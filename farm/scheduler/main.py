@@ -69,6 +69,7 @@ def run(settings: Settings) -> None:
         holder=f"{socket.gethostname()}:{os.getpid()}",
         window=settings.window,
         crash_limit=settings.crash_limit,
+        running_limit=settings.running_limit,
     ).run(lambda: bool(signals))
 
 

@@ -1,69 +1,57 @@
 """The decision itself: (what waits, who is there) in, assignments out. Pure; production, tests and simulators share it.
 
-A job goes to the worker that would start it soonest. Usually that is the one whose memory already holds the model and the
-adapters; when that worker's window is full and it would still be sooner than loading elsewhere, the job waits for it.
-Among jobs of one priority the order is by *virtual arrival*: the time of submission plus the seconds that a start would
-cost now. So work that is hot somewhere may pass older work that is not, but never by more than the cost of that start:
-nothing starves.
+A lane with room takes, among the jobs whose turn it is (see `share`), the one with the earliest *virtual arrival*: its
+submission plus the seconds that its start would cost there. So work that is hot on that lane may pass older work that is
+not, but by no more than the cost of that start and by `PATIENCE_SECONDS` at most (in a long queue: by half of its oldest
+job's wait), and no job is passed by more than about `MAX_PASSED` for that reason. The job
+then goes to the worker that would start it soonest. When that worker's window is full the job waits for it while its
+patience lasts: nothing starves.
+
+Lanes, groups and their jobs are looked up in indices, at most `REACH` deep: a round's cost grows with groups and workers only.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from farm.scheduler.score import Rates, start_cost
+from farm.scheduler.group import Group, GroupKey
+from farm.scheduler.lanes import Fleet, Lane, WorkerView
+from farm.scheduler.pauses import Pause, paused_by
+from farm.scheduler.share import CLASSES, Ledger, Open, Turns
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
-    """What a group of jobs needs on a worker before it can start."""
-
-    model_key: str
-    model_bytes: int
-    #: adapters by content, with their sizes
-    adapters: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaitingJob:
-    id: str
-    #: attempt number as read; the assignment is a compare-and-set on it
-    attempt: int
-    owner_id: str
-    priority: int
-    created_at: datetime
-    need: Need
-    batch_key: str
-    steps: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerView:
-    """A worker as its last report and its open jobs describe it."""
-
-    id: str
-    name: str
-    #: how many more jobs its window takes now
-    free_slots: int
-    #: seconds until everything already given to it is done
-    busy_seconds: float
-    #: model that will be loaded once it has done what it has
-    model_key: str | None
-    adapters: frozenset[str] = frozenset()
-    disk: frozenset[str] = frozenset()
-    rates: Rates = field(default_factory=Rates)
+#: A job that waited this long takes the first lane with room, however cold.
+PATIENCE_SECONDS = 120.0
+#: Younger jobs of the same user and class that may go before one for the caches' sake.
+MAX_PASSED = 64
+#: In a longer queue than that, a start's cost counts once more for each of these seconds that the oldest job has waited.
+HASTE_SECONDS = 20.0
+#: Groups of one user, and groups by one adapter, that are compared for one slot.
+REACH = 8
+#: Groups in a row that would start sooner on a full lane, after which a lane with room takes nothing in this round.
+ASIDE = 16
+_ENDLESS = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """All that one round knows. `waiting` is a window of the queue, best first."""
+    """All that one round knows."""
 
-    waiting: tuple[WaitingJob, ...]
+    groups: tuple[Group, ...]
     workers: tuple[WorkerView, ...]
+    #: of users in fair sharing; 1 where nothing is said
+    weights: Mapping[str, float] = field(default_factory=dict)
+    #: jobs that each user has on workers now
+    running: Mapping[str, int] = field(default_factory=dict)
+    #: jobs that one user may have on workers at once; 0: no limit
+    running_limit: int = 0
+    pauses: tuple[Pause, ...] = ()
+    ledger: Ledger = field(default_factory=Ledger)
+    #: waiting jobs whose start is to be foreseen
+    foresee: int = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,89 +68,252 @@ class Outlook:
     job_id: str
     worker: WorkerView | None
     #: seconds until its first step
-    seconds: float
-    #: jobs that stand before it on that worker and in the queue
-    ahead: int
-    #: adapters that the worker already holds, of all that the job needs
-    adapters_hot: int
-    model_hot: bool
+    seconds: float = 0.0
+    #: jobs that are expected to start before it
+    ahead: int = 0
+    #: of these, the same user's
+    yours: int = 0
+    #: adapters that the worker will hold by then, of all that the job needs
+    adapters_hot: int = 0
+    model_hot: bool = False
+    #: what holds it, when it is not the queue: a pause, the user's limit, a pin that nobody meets
+    hold: Pause | str | None = None
 
 
-@dataclass(slots=True)
-class _Lane:
-    """One worker during planning: `WorkerView` moved on by what was given to it."""
-
-    view: WorkerView
-    slots: int
-    busy: float
-    model_key: str | None
-    adapters: set[str]
-    queued: int = 0
-
-    def cost(self, need: Need) -> float:
-        return start_cost(
-            self.view.rates,
-            model_hot=self.model_key == need.model_key,
-            model_bytes=0 if need.model_key in self.view.disk else need.model_bytes,
-            cold_bytes=sum(
-                size for sha, size in need.adapters if sha not in self.adapters and sha not in self.view.disk
-            ),
-            cold_adapters=sum(sha not in self.adapters for sha, _ in need.adapters),
-        )
-
-    def take(self, job: WaitingJob) -> None:
-        self.busy += self.cost(job.need) + self.view.rates.job_seconds(job.batch_key, job.steps, job.count)
-        self.model_key = job.need.model_key
-        self.adapters.update(sha for sha, _ in job.need.adapters)
-        self.queued += 1
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    assignments: list[Assignment]
+    #: of what stays waiting, soonest first
+    outlooks: list[Outlook]
+    ledger: Ledger
+    #: (group, lane) pairs looked at: what a round costs
+    looked: int
 
 
-def plan(snapshot: Snapshot, now: datetime) -> tuple[list[Assignment], list[Outlook]]:
-    """Assignments of this round, and the outlook of what stays waiting (in queue order).
+def plan(snapshot: Snapshot, now: datetime) -> Plan:
+    """Assignments of this round, and the outlook of what stays waiting.
 
-    >>> plan(Snapshot(waiting=(), workers=()), datetime(2026, 1, 1))
-    ([], [])
+    >>> plan(Snapshot(groups=(), workers=()), datetime(2026, 1, 1)).assignments
+    []
     """
-    lanes = [_Lane(w, w.free_slots, w.busy_seconds, w.model_key, set(w.adapters)) for w in snapshot.workers]
-    assignments: list[Assignment] = []
-    outlooks: list[Outlook] = []
-    for position, job in enumerate(_in_order(snapshot.waiting, lanes)):
-        if not lanes:
+    this = _Round(snapshot, now.timestamp())
+    this.give()
+    ledger = this.ledger()
+    looked = this.looked + this.fleet.looked
+    outlooks = this.foresee() if snapshot.foresee else []
+    return Plan(assignments=this.assignments, outlooks=outlooks, ledger=ledger, looked=looked)
+
+
+class _Round:
+    def __init__(self, snapshot: Snapshot, now: float):
+        self._snapshot = snapshot
+        self._now = now
+        self._held: list[tuple[Open, Pause | str]] = []
+        self._opens: list[Open] = []
+        self._running = dict(snapshot.running)
+        self.assignments: list[Assignment] = []
+        self._given: dict[tuple[str, int], list[float]] = {}
+        self.looked = 0
+        self.turns = Turns(snapshot.ledger, snapshot.weights, now)
+        self.fleet = Fleet(snapshot.workers, (group.key.need for group in snapshot.groups))
+        groups = sorted(
+            (g for g in snapshot.groups if g.heads), key=lambda g: (g.heads[0].created_at, g.heads[0].id)
+        )
+        # when even the oldest job waits beyond patience, throughput shortens waits more than order does
+        age = now - groups[0].heads[0].created_at.timestamp() if groups else 0.0
+        self._haste = 1.0 + max(0.0, age - PATIENCE_SECONDS) / HASTE_SECONDS
+        self._most = max(PATIENCE_SECONDS, age / 2)
+        for number, group in enumerate(groups):
+            item = Open(group, number, snapshot.ledger.passed.get(group.key, 0))
+            hold = self._hold(group.key)
+            if hold:
+                self._held.append((item, hold))
+                continue
+            self._opens.append(item)
+            self.turns.put(item)
+            self.turns.index(item)
+
+    def _hold(self, key: GroupKey) -> Pause | str | None:
+        if self._snapshot.pauses:
+            pause = paused_by(self._snapshot.pauses, key.need.model_key, key.owner_id)
+            if pause:
+                return pause
+        if self._at_limit(key.owner_id):
+            return "limit"
+        if key.need.pinned and self.fleet.lanes and self.fleet.best(key.need) is None:
+            return "pin"
+        return None
+
+    def _at_limit(self, owner: str) -> bool:
+        limit = self._snapshot.running_limit
+        return bool(limit) and self._running.get(owner, 0) >= limit
+
+    def give(self) -> None:
+        """Fill the room that there is."""
+        lanes = [(lane.busy, lane.view.name, lane) for lane in self.fleet.lanes if lane.slots > 0]
+        heapq.heapify(lanes)
+        aside: dict[str, int] = {}
+        while lanes:
+            busy, name, lane = heapq.heappop(lanes)
+            if lane.slots <= 0:
+                continue
+            if lane.busy != busy:
+                heapq.heappush(lanes, (lane.busy, name, lane))
+                continue
+            item = self._pick(lane)
+            if item is None:
+                continue
+            need = item.group.key.need
+            best = self.fleet.best(need) or lane
+            if best.slots <= 0 and best.start(need) < lane.start(need):
+                if self._now - item.created < PATIENCE_SECONDS and item.passed < MAX_PASSED:
+                    self._wait_for(item, best, lane)
+                    aside[name] = aside.get(name, 0) + 1
+                    if aside[name] < ASIDE:
+                        heapq.heappush(lanes, (lane.busy, name, lane))
+                    continue
+                best = self.fleet.best(need, room=True) or lane
+            elif best.slots <= 0:
+                best = lane
+            self._assign(item, best)
+            if best is not lane or lane.slots > 0:
+                heapq.heappush(lanes, (lane.busy, name, lane))
+
+    def _wait_for(self, item: Open, best: Lane, lane: Lane) -> None:
+        """Keep as many jobs of the group for the full lane `best` as would start there sooner than on `lane`."""
+        need, work = item.group.key.need, max(1e-3, best.work(item.group))
+        count = min(item.left(), int((lane.start(need) - best.start(need)) / work) + 1)
+        item.reserved += count
+        best.keep(count * work)
+        if item.left() <= 0:
+            self.turns.drop(item)
+
+    def _assign(self, item: Open, lane: Lane) -> None:
+        key, head = item.group.key, item.head
+        self.assignments.append(Assignment(job_id=head.id, attempt=head.attempt, worker_id=lane.view.id))
+        self._given.setdefault((key.owner_id, item.rank), []).append(item.since)
+        lane.slots -= 1
+        self._running[key.owner_id] = self._running.get(key.owner_id, 0) + 1
+        self._move_on(item, lane)
+        if self._at_limit(key.owner_id):
+            self.turns.drop_user(key.owner_id)
+
+    def _move_on(self, item: Open, lane: Lane) -> None:
+        key = item.group.key
+        self.turns.charge(key.owner_id, lane.cost(key.need) + lane.work(item.group))
+        lane.take(item.group)
+        self.turns.drop(item)
+        item.taken += 1
+        if item.left() > 0:
+            rank = item.rank
+            self.turns.put(item)
+            if item.rank != rank:
+                self.turns.index(item)
+
+    def _pick(self, lane: Lane) -> Open | None:
+        """The group whose turn it is on this lane."""
+        for rank in range(CLASSES):
+            lines = self.turns.lines(rank)
+            best: tuple[float, int, Open] | None = None
+            for line in lines.values():
+                for since, number, item in line[:REACH]:
+                    if best and since >= best[0]:
+                        break
+                    best = self._better(best, item, lane, (since, number))
+            if best and best[0] > best[2].since:
+                best = self._hotter(best, lane, rank, set(lines))
+            if best:
+                return best[2]
+        return None
+
+    def _hotter(
+        self, best: tuple[float, int, Open], lane: Lane, rank: int, owners: set[str]
+    ) -> tuple[float, int, Open]:
+        """`best`, or a group further back that finds more of what it wants on this lane."""
+        for want in (*lane.view.adapters, *lane.more, lane.model_key or ""):
+            for item in self.turns.wanting(rank, want, REACH):
+                if item.group.key.owner_id in owners and item.since < best[0]:
+                    best = self._better(best, item, lane, (item.since, item.number)) or best
+        return best
+
+    def _better(
+        self, best: tuple[float, int, Open] | None, item: Open, lane: Lane, place: tuple[float, int]
+    ) -> tuple[float, int, Open] | None:
+        self.looked += 1
+        need = item.group.key.need
+        if need.pinned and not lane.view.suits(need):
+            return best
+        shift = 0.0 if item.passed >= MAX_PASSED else min(lane.cost(need) * self._haste, self._most)
+        entry = (place[0] + shift, place[1], item)
+        return entry if best is None or entry[:2] < best[:2] else best
+
+    def ledger(self) -> Ledger:
+        """What the next round starts from."""
+        passed: dict[GroupKey, int] = {}
+        for times in self._given.values():
+            times.sort()
+        for item in self._opens:
+            key = item.group.key
+            if item.taken < len(item.group.heads):
+                times = self._given.get((key.owner_id, item.rank), [])
+                count = (0 if item.taken else item.passed) + len(times) - bisect_right(times, item.since)
+                if count:
+                    passed[key] = count
+        waiting = {item.group.key.owner_id for item in self._opens if item.taken < len(item.group.heads)}
+        return self.turns.close(passed, waiting)
+
+    def foresee(self) -> list[Outlook]:
+        """The same choices, made as if every lane took what comes whenever it is free."""
+        self._reopen()
+        outlooks: list[Outlook] = []
+        ahead: dict[str, int] = {}
+        lanes = [(lane.busy, lane.view.name, lane) for lane in self.fleet.lanes]
+        heapq.heapify(lanes)
+        while lanes and len(outlooks) < self._snapshot.foresee:
+            busy, name, lane = heapq.heappop(lanes)
+            if lane.busy != busy:
+                heapq.heappush(lanes, (lane.busy, name, lane))
+                continue
+            item = self._pick(lane)
+            if item is None:
+                continue
+            key = item.group.key
+            best = self.fleet.best(key.need) or lane
             outlooks.append(
                 Outlook(
-                    job_id=job.id, worker=None, seconds=0, ahead=position, adapters_hot=0, model_hot=False
+                    job_id=item.head.id,
+                    worker=best.view,
+                    seconds=best.start(key.need),
+                    ahead=len(outlooks),
+                    yours=ahead.get(key.owner_id, 0),
+                    adapters_hot=best.hot(key.need),
+                    model_hot=best.model_key == key.need.model_key,
                 )
             )
-            continue
-        lane = min(lanes, key=lambda lane: (lane.busy + lane.cost(job.need), lane.view.name))
-        if lane.slots > 0:
-            lane.slots -= 1
-            assignments.append(Assignment(job_id=job.id, attempt=job.attempt, worker_id=lane.view.id))
-        else:
-            outlooks.append(_outlook(job, lane, position - len(assignments)))
-        lane.take(job)
-    return assignments, outlooks
+            ahead[key.owner_id] = ahead.get(key.owner_id, 0) + 1
+            self._move_on(item, best)
+            heapq.heappush(lanes, (lane.busy, name, lane))
+        held = self._held if self.fleet.lanes else [*self._held, *((item, "nobody") for item in self._opens)]
+        for item, hold in held:
+            room = self._snapshot.foresee - len(outlooks)
+            for place, head in enumerate(item.group.heads[item.taken :][: max(0, room)]):
+                outlooks.append(Outlook(job_id=head.id, worker=None, ahead=place, hold=hold))
+        return outlooks
 
-
-def _in_order(waiting: Sequence[WaitingJob], lanes: Sequence[_Lane]) -> list[WaitingJob]:
-    costs: dict[Need, float] = {}
-
-    def arrival(job: WaitingJob) -> datetime:
-        if job.need not in costs:
-            costs[job.need] = min((lane.cost(job.need) for lane in lanes), default=0.0)
-        return job.created_at + timedelta(seconds=costs[job.need])
-
-    heap = [(job.priority, arrival(job), job.id, job) for job in waiting]
-    heapq.heapify(heap)
-    return [heapq.heappop(heap)[3] for _ in range(len(heap))]
-
-
-def _outlook(job: WaitingJob, lane: _Lane, ahead: int) -> Outlook:
-    return Outlook(
-        job_id=job.id,
-        worker=lane.view,
-        seconds=lane.busy + lane.cost(job.need),
-        ahead=ahead,
-        adapters_hot=sum(sha in lane.adapters for sha, _ in job.need.adapters),
-        model_hot=lane.model_key == job.need.model_key,
-    )
+    def _reopen(self) -> None:
+        """Give back what was only kept, and let every lane take all."""
+        for lane in self.fleet.lanes:
+            lane.slots = _ENDLESS
+            lane.keep(-lane.kept)
+        self.turns.unindex()
+        for item in self._opens:
+            if self.turns.waits(item):
+                self.turns.drop(item)
+            item.reserved = 0
+            if item.left() > 0:
+                if self._at_limit(item.group.key.owner_id):
+                    self._held.append((item, "limit"))
+                else:
+                    self.turns.put(item)
+                    self.turns.index(item)
+        self.fleet.shelve()

@@ -2,41 +2,61 @@
 
 from __future__ import annotations
 
-from farm.scheduler.plan import Outlook, WaitingJob
+from farm.jobs.rates import duration
+from farm.scheduler.group import Need
+from farm.scheduler.pauses import Pause
+from farm.scheduler.plan import Outlook
+
+__all__ = ["duration", "why_waiting"]
 
 
-def why_waiting(job: WaitingJob, outlook: Outlook) -> str:
+def why_waiting(need: Need, outlook: Outlook) -> str:
     """One sentence for the queue page and the API."""
-    if outlook.worker is None:
+    if outlook.hold == "nobody":
         return "no worker is up; start one with `farm worker`"
-    holds = _holds(job, outlook)
+    if isinstance(outlook.hold, Pause):
+        return _paused(outlook.hold)
+    if outlook.hold == "limit":
+        return "as many jobs of yours are on workers as one user may have at once"
+    if outlook.hold == "pin" or outlook.worker is None:
+        return f"no worker that is up has {_pins(need)}"
+    holds = _holds(need, outlook)
     when = f"{outlook.worker.name} is free in about {duration(outlook.worker.busy_seconds)}"
-    if outlook.ahead > 0:
-        plural = "" if outlook.ahead == 1 else "s"
-        return f"behind {outlook.ahead} job{plural}; {when}{holds}"
-    return f"{when}{holds}"
+    if not outlook.ahead:
+        return f"{when}{holds}"
+    return f"{_behind(outlook.ahead, outlook.yours)}; {when}{holds}"
 
 
-def _holds(job: WaitingJob, outlook: Outlook) -> str:
-    wanted = len(job.need.adapters)
+def _behind(ahead: int, yours: int) -> str:
+    """
+    >>> _behind(1, 0), _behind(14, 14), _behind(5, 2)
+    ('behind 1 job', 'behind 14 jobs of yours', 'behind 5 jobs, 2 of them yours')
+    """
+    jobs = "job" if ahead == 1 else "jobs"
+    if yours == ahead:
+        return f"behind {ahead} {jobs} of yours"
+    return f"behind {ahead} {jobs}" + (f", {yours} of them yours" if yours else "")
+
+
+def _paused(pause: Pause) -> str:
+    if pause.kind == "queue":
+        return "the queue is paused by an operator"
+    if pause.kind == "model":
+        return f"an operator has paused jobs with the model {pause.name or pause.subject}"
+    return "an operator has paused this user's jobs"
+
+
+def _pins(need: Need) -> str:
+    wants = [f"the {need.memory_bytes / 1e9:.0f} GB that it needs"] if need.memory_bytes else []
+    if need.tags:
+        wants.append(f"the tag{'s' if len(need.tags) > 1 else ''} {', '.join(sorted(need.tags))}")
+    return " and ".join(wants)
+
+
+def _holds(need: Need, outlook: Outlook) -> str:
+    wanted = len(need.adapters)
     if outlook.model_hot and outlook.adapters_hot == wanted:
         return " and has everything hot"
     if outlook.model_hot:
         return f" and has the model and {outlook.adapters_hot} of {wanted} adapters"
     return "; the model has to be loaded there first"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them.
-
-    >>> duration(0.4), duration(20.4), duration(100), duration(7300)
-    ('1 s', '20 s', '1 min 40 s', '2 h 1 min')
-    """
-    whole = max(1, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        minutes, rest = divmod(whole, 60)
-        return f"{minutes} min {rest} s" if rest and minutes < 5 else f"{minutes} min"
-    hours, rest = divmod(whole, 3600)
-    return f"{hours} h {rest // 60} min"

@@ -54,6 +54,17 @@ def test_an_operator_has_the_model_loaded_afresh(farm: WebFarm, worker: str):
     assert farm.post("/workers/gpu-2:reload").status_code == 404
 
 
+def test_an_operator_pauses_and_resumes_the_queue_a_model_or_a_user(farm: WebFarm):
+    assert farm.get("/queue/pauses").get_json() == {"items": []}
+    [row] = farm.post("/queue:pause", {"kind": "queue"}).get_json()["items"]
+    assert row["kind"] == "queue"
+    assert farm.post("/queue:pause", {"kind": "queue"}).get_json()["items"] == [row]
+    assert farm.post("/queue:pause", {"kind": "user", "name": "nobody"}).status_code == 404
+    assert farm.post("/queue:resume", {"kind": "queue"}).get_json() == {"items": []}
+    for verb in ("pause", "resume"):
+        assert farm.post(f"/queue:{verb}", {"kind": "queue"}, key=farm.stranger_key).status_code == 403
+
+
 def test_an_artist_does_not(farm: WebFarm, worker: str):
     for verb in ("drain", "resume", "reload"):
         answer = farm.post(f"/workers/{worker}:{verb}", key=farm.stranger_key)

@@ -12,7 +12,7 @@ from tests.contract.test_api_events import open_stream, parsed
 from tests.support.web import API, WebFarm, render
 
 ANSWERED = {
-    "id", "state", "stage", "step", "steps", "total_steps", "position", "estimated_start", "waiting_because", "worker", "attempt",
+    "id", "state", "stage", "step", "steps", "total_steps", "position", "estimated_start", "estimated_low", "estimated_high", "waiting_because", "worker", "attempt",
     "batch", "owner", "created_at", "started_at", "finished_at", "error", "images", "networks", "timings", "warnings",
 }  # fmt: skip
 ASKED = {

@@ -404,10 +404,20 @@ def test_every_event_is_a_transition_of_the_table(farm: Sessions) -> None:
 def test_reasons_of_waiting_are_kept_for_what_waits(farm: Sessions) -> None:
     waits, runs, worker = add_job(farm), add_job(farm), add_worker(farm, "gpu-1")
     start(farm, runs, worker)
-    done(farm, lambda s: attempts.note_waiting(s, [(waits, "behind 1 job", LATER), (runs, "no", None)]))
+    done(
+        farm,
+        lambda s: attempts.note_waiting(
+            s,
+            [
+                attempts.Waiting(job_id=waits, reason="behind 1 job", start=LATER),
+                attempts.Waiting(job_id=runs, reason="no"),
+            ],
+            NOW,
+        ),
+    )
     assert (job_row(farm, waits).wait_reason, job_row(farm, waits).estimated_start) == ("behind 1 job", LATER)
     assert job_row(farm, runs).wait_reason is None
-    done(farm, lambda s: attempts.note_waiting(s, []))
+    done(farm, lambda s: attempts.note_waiting(s, [], NOW))
 
 
 def test_loading_a_job_for_a_worker(farm: Sessions) -> None:

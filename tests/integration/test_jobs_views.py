@@ -29,7 +29,7 @@ from tests.support.jobs import (
 
 Sessions = sessionmaker[Session]
 JOB_FIELDS = {
-    "id", "state", "stage", "step", "steps", "total_steps", "position", "estimated_start", "waiting_because", "worker", "attempt",
+    "id", "state", "stage", "step", "steps", "total_steps", "position", "estimated_start", "estimated_low", "estimated_high", "waiting_because", "worker", "attempt",
     "batch", "owner", "created_at", "started_at", "finished_at", "error", "images", "networks", "timings", "warnings",
     "prompt", "negative_prompt", "model", "width", "height", "guidance_scale", "sampler", "seed", "count", "priority",
     "tags", "webhook", "frames", "fps", "hr_scale", "hr_steps", "hr_strength",

@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from farm.db.models import Job, Outbox, Worker
+from farm.db.models import Attempt, Job, Outbox, Worker
 from farm.errors import Transient
-from farm.jobs import attempts, control
+from farm.jobs import attempts, control, pauses, workers
 from farm.jobs.reports import WorkerReport
 from farm.scheduler.loop import Effects, Scheduler, Timers
-from tests.support.jobs import LATER, OWNER, add_job, add_worker, job_row, seed
+from tests.support.jobs import LATER, OWNER, STRANGER, add_job, add_worker, job_row, seed
 
 
 @dataclass
@@ -45,6 +45,7 @@ class Desk:
     delivered: list[str] = field(default_factory=list)
     swept: list[datetime] = field(default_factory=list)
     receiver_is_down: bool = False
+    running_limit: int = 0
 
     def scheduler(self, holder: str = "one") -> Scheduler:
         def deliver(url: str, message_id: str, payload: Mapping[str, Any], now: datetime) -> None:
@@ -66,6 +67,7 @@ class Desk:
             holder=holder,
             window=2,
             crash_limit=3,
+            running_limit=self.running_limit,
         )
 
     def lead(self) -> Scheduler:
@@ -265,3 +267,86 @@ def test_a_cancelled_job_is_not_assigned(desk: Desk) -> None:
     assert job_row(desk.sessions, job).state == "cancelled"
     with desk.sessions() as session:
         assert session.scalars(select(Job.id).where(Job.state == "queued")).all() == []
+
+
+def test_a_paused_user_gets_nothing_until_resumed_and_is_told(desk: Desk) -> None:
+    job, other = add_job(desk.sessions), add_job(desk.sessions, owner=STRANGER)
+    add_worker(desk.sessions, "gpu-1")
+    with desk.sessions.begin() as session:
+        pauses.pause(session, "user", OWNER, OWNER, desk.clock.now())
+    scheduler = desk.lead()
+    assert job_row(desk.sessions, job).wait_reason == "an operator has paused this user's jobs"
+    assert job_row(desk.sessions, other).state == "assigned"
+    with desk.sessions.begin() as session:
+        pauses.resume(session, "user", OWNER)
+    rounds(desk, scheduler, 1)
+    assert job_row(desk.sessions, job).state == "assigned"
+
+
+def test_the_queue_and_a_model_can_be_paused(desk: Desk) -> None:
+    job = add_job(desk.sessions)
+    add_worker(desk.sessions, "gpu-1")
+    with desk.sessions.begin() as session:
+        pauses.pause(session, "queue", "", OWNER, desk.clock.now())
+        pauses.pause(session, "model", "tiny", OWNER, desk.clock.now())
+        assert [row["kind"] for row in pauses.pause_views(session)] == ["model", "queue"]
+    scheduler = desk.lead()
+    assert "paused" in str(job_row(desk.sessions, job).wait_reason)
+    with desk.sessions.begin() as session:
+        pauses.resume(session, "queue", "")
+    rounds(desk, scheduler, 1)
+    assert job_row(desk.sessions, job).wait_reason == "an operator has paused jobs with the model tiny"
+
+
+def test_g16_a_million_jobs_of_one_user_do_not_hide_anothers(desk: Desk) -> None:
+    """A smaller flood, but far deeper than what one round reads of one user."""
+    for _ in range(300):
+        add_job(desk.sessions)
+    late = add_job(desk.sessions, owner=STRANGER)
+    add_worker(desk.sessions, "gpu-1")
+    desk.lead()
+    assert job_row(desk.sessions, late).state == "assigned"
+
+
+def test_a_user_has_no_more_jobs_on_workers_than_the_limit(desk: Desk) -> None:
+    jobs = [add_job(desk.sessions) for _ in range(3)]
+    for name in ("gpu-1", "gpu-2"):
+        add_worker(desk.sessions, name)
+    desk.running_limit = 1
+    desk.lead()
+    rows = [job_row(desk.sessions, job) for job in jobs]
+    assert [row.state for row in rows] == ["assigned", "queued", "queued"]
+    assert "as one user may have at once" in str(rows[1].wait_reason)
+
+
+def test_the_error_of_an_estimate_is_recorded_with_the_first_attempt(desk: Desk) -> None:
+    worker = add_worker(desk.sessions, "gpu-1")
+    jobs = [add_job(desk.sessions) for _ in range(3)]
+    scheduler = desk.lead()
+    row = job_row(desk.sessions, jobs[2])
+    assert row.estimated_low < row.estimated_start < row.estimated_high
+    with desk.sessions.begin() as session:
+        for job in jobs[:2]:
+            attempts.claim(session, job, 1, worker, desk.clock.now())
+            attempts.cancelled(session, job, 1, desk.clock.now())
+            attempts.fail(session, job, 1, "bad", "it failed", desk.clock.now())
+    rounds(desk, scheduler, 7)
+    with desk.sessions.begin() as session:
+        assert attempts.claim(session, jobs[2], 1, worker, desk.clock.now())
+    with desk.sessions() as session:
+        attempt = session.get_one(Attempt, (jobs[2], 1))
+        assert attempt.waited == 7
+        assert attempt.expected_wait > 0
+
+
+def test_a_worker_hears_with_its_heartbeat_what_it_is_expected_to_get_next(desk: Desk) -> None:
+    worker = add_worker(desk.sessions, "gpu-1")
+    jobs = [add_job(desk.sessions) for _ in range(4)]
+    scheduler = desk.lead()
+    with desk.sessions.begin() as session:
+        assert workers.beat(session, worker, WorkerReport(), desk.clock.now()).next_job == jobs[2]
+        for job in jobs[2:]:
+            control.cancel(session, OWNER, job, desk.clock.now())
+    rounds(desk, scheduler, 1)
+    with desk.sessions.begin() as session:
+        assert workers.beat(session, worker, WorkerReport(), desk.clock.now()).next_job is None

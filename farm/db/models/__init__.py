@@ -2,7 +2,7 @@
 
 from farm.db.models.adapters import Adapter, AdapterVersion, Model, Upload
 from farm.db.models.base import Base
-from farm.db.models.fleet import Lease, Worker
+from farm.db.models.fleet import Lease, Pause, Worker
 from farm.db.models.jobs import Attempt, Batch, Image, Job, JobEvent, Outbox
 from farm.db.models.people import ApiKey, Audit, IdempotencyKey, Preset, User
 
@@ -21,6 +21,7 @@ __all__ = [
     "Lease",
     "Model",
     "Outbox",
+    "Pause",
     "Preset",
     "Upload",
     "User",

@@ -24,12 +24,28 @@ class Worker(Base):
     drain_requested: Mapped[bool] = mapped_column(default=False)
     #: how often an operator asked it to load its models afresh; the worker obeys when the number grows
     reloads_requested: Mapped[int] = mapped_column(default=0, server_default="0")
+    #: the waiting job that the scheduler expects to give it next: files to fetch ahead of time
+    next_job: Mapped[str | None]
     #: farm.jobs.reports.WorkerReport as JSON
     report: Mapped[dict[str, Any]]
     #: heartbeat counter: what leases go by, never the clock
     seq: Mapped[int] = mapped_column(default=0)
     started_at: Mapped[datetime]
     last_seen: Mapped[datetime]
+
+
+class Pause(Base):
+    """What an operator has stopped: nothing of it is assigned until the row is gone."""
+
+    __tablename__ = "pauses"
+
+    #: queue, model or user
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    #: id of the model or user; empty for the queue
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    #: the operator
+    user_id: Mapped[str]
+    at: Mapped[datetime]
 
 
 class Lease(Base):

@@ -37,6 +37,8 @@ class Job(Base):
         CheckConstraint("state <> 'queued' or cancel_requested_at is null", name="cancel"),
         # the scheduler's window: what waits, in order
         Index("ix_jobs_waiting", "state", "priority", "id"),
+        # the front of one user's queue
+        Index("ix_jobs_owner_waiting", "owner_id", "state", "priority", "id"),
         Index("ix_jobs_owner_list", "owner_id", "id"),
         Index("ix_jobs_owner_state", "owner_id", "state", "id"),
         # a batch by state: counted without the rows, listed newest first
@@ -92,6 +94,12 @@ class Job(Base):
     #: why it waits, in words, written by the scheduler
     wait_reason: Mapped[str | None]
     estimated_start: Mapped[datetime | None]
+    #: between these, most often
+    estimated_low: Mapped[datetime | None]
+    estimated_high: Mapped[datetime | None]
+    #: the first estimate and when it was made: what it is judged by afterwards
+    first_estimate: Mapped[datetime | None]
+    first_estimate_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]
     result_attempt: Mapped[int | None]
@@ -120,6 +128,9 @@ class Attempt(Base):
     detail: Mapped[str | None]
     #: seconds by stage: fetching, loading, patching, sampling, uploading; and counts: cache hits, bytes
     timings: Mapped[dict[str, Any]]
+    #: of the first attempt: seconds that the job was first expected to wait from then on, and did
+    expected_wait: Mapped[float | None]
+    waited: Mapped[float | None]
 
 
 class JobEvent(Base):

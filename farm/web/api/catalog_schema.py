@@ -171,3 +171,23 @@ class StatsView(BaseModel):
     sentence: str
     all: dict[str, int]
     mine: dict[str, int]
+
+
+class PauseBody(BaseModel):
+    """What to pause or resume."""
+
+    kind: Literal["queue", "model", "user"]
+    name: str = Field("", max_length=200, description="Name or id of the model or user.")
+
+
+class PauseView(BaseModel):
+    """Something that an operator has paused."""
+
+    kind: Literal["queue", "model", "user"]
+    name: str
+    by: str
+    at: datetime
+
+
+class PauseList(BaseModel):
+    items: list[PauseView]

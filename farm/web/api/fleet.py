@@ -10,10 +10,19 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from farm.errors import NotFound
-from farm.jobs import models, views, workers
+from farm.jobs import models, pauses, views, workers
 from farm.models.samplers import SAMPLERS, sampler_label
 from farm.web import notify
-from farm.web.api.catalog_schema import ModelList, ModelView, SamplerList, StatsView, WorkerList, WorkerView
+from farm.web.api.catalog_schema import (
+    ModelList,
+    ModelView,
+    PauseBody,
+    PauseList,
+    SamplerList,
+    StatsView,
+    WorkerList,
+    WorkerView,
+)
 from farm.web.api.common import blueprint, with_etag
 from farm.web.auth import current_user, require_operator
 from farm.web.services import services
@@ -87,6 +96,31 @@ def _order(id_or_name: str, order: Callable[[Session, str], None]) -> Response:
         view = views.worker_view(session, worker_id)
     notify.worker_changed(services(), view["id"], view["name"], view["state"])
     return with_etag(view)
+
+
+@api.get("/queue/pauses", responses={"200": PauseList})
+def list_pauses() -> Response:
+    """What operators have paused."""
+    with services().sessions() as session:
+        return jsonify({"items": pauses.pause_views(session)})
+
+
+@api.post("/queue:pause", responses={"200": PauseList})
+def pause_queue(body: PauseBody) -> Response:
+    """Assign nothing more of the queue, a model or a user; what is on a worker goes on. For operators."""
+    require_operator()
+    with services().sessions.begin() as session:
+        pauses.pause(session, body.kind, body.name, current_user().id, services().now())
+        return jsonify({"items": pauses.pause_views(session)})
+
+
+@api.post("/queue:resume", responses={"200": PauseList})
+def resume_queue(body: PauseBody) -> Response:
+    """Let the queue, a model or a user go on. For operators."""
+    require_operator()
+    with services().sessions.begin() as session:
+        pauses.resume(session, body.kind, body.name)
+        return jsonify({"items": pauses.pause_views(session)})
 
 
 @api.get("/models", responses={"200": ModelList})

@@ -114,6 +114,10 @@ class JobView(BaseModel):
         description="Jobs of everybody that stand before it; null once it has started."
     )
     estimated_start: datetime | None
+    estimated_low: datetime | None = Field(description="Four of five starts come after this…")
+    estimated_high: datetime | None = Field(
+        description="… and before this, by how good the latest estimates were."
+    )
     waiting_because: str | None
     worker: str | None
     attempt: int
@@ -162,6 +166,10 @@ class AttemptView(BaseModel):
     outcome: str | None
     detail: str | None
     timings: dict[str, Any]
+    expected_wait: float | None = Field(
+        description="Seconds that the job was first expected to wait; of a first attempt that had to."
+    )
+    waited: float | None = Field(description="Seconds that it did wait, from that estimate on.")
 
 
 class JobEventView(BaseModel):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farm.scheduler.plan import Need, Snapshot, WaitingJob, WorkerView, plan
+from farm.scheduler.group import Need, WaitingJob, gather
+from farm.scheduler.lanes import WorkerView
+from farm.scheduler.plan import Assignment, Outlook, Snapshot, plan
 from farm.scheduler.reasons import why_waiting
 from farm.scheduler.score import Rates
 
@@ -44,8 +47,15 @@ def worker(
     )
 
 
+def decided(
+    jobs: Sequence[WaitingJob], workers: Sequence[WorkerView]
+) -> tuple[list[Assignment], list[Outlook]]:
+    made = plan(Snapshot(groups=gather(jobs), workers=tuple(workers)), NOW)
+    return made.assignments, made.outlooks
+
+
 def chosen(jobs: list[WaitingJob], workers: list[WorkerView]) -> dict[str, str]:
-    assignments, _ = plan(Snapshot(waiting=tuple(jobs), workers=tuple(workers)), NOW)
+    assignments, _ = decided(jobs, workers)
     return {item.job_id: item.worker_id for item in assignments}
 
 
@@ -61,7 +71,7 @@ def test_a_free_worker_is_taken_when_it_would_be_sooner() -> None:
 
 def test_a_job_waits_for_a_full_worker_that_is_sooner_than_loading_elsewhere() -> None:
     workers = [worker("hot", slots=0, busy=2, model="sdxl"), worker("cold")]
-    assignments, outlooks = plan(Snapshot(waiting=(job(1, OTHER),), workers=tuple(workers)), NOW)
+    assignments, outlooks = decided([job(1, OTHER)], workers)
     assert assignments == []
     assert outlooks[0].worker is not None
     assert outlooks[0].worker.name == "hot"
@@ -82,15 +92,15 @@ def test_priority_comes_before_everything() -> None:
 
 
 def test_without_workers_the_reason_says_how_to_start_one() -> None:
-    _, outlooks = plan(Snapshot(waiting=(job(1),), workers=()), NOW)
-    assert why_waiting(job(1), outlooks[0]) == "no worker is up; start one with `farm worker`"
+    _, outlooks = decided([job(1)], [])
+    assert why_waiting(job(1).need, outlooks[0]) == "no worker is up; start one with `farm worker`"
 
 
 def test_the_reason_names_the_worker_what_it_holds_and_when() -> None:
     full = worker("gpu-2", slots=0, busy=20, model="demo")
-    _, outlooks = plan(Snapshot(waiting=(job(1),), workers=(full,)), NOW)
+    _, outlooks = decided([job(1)], [full])
     assert (
-        why_waiting(job(1), outlooks[0])
+        why_waiting(job(1).need, outlooks[0])
         == "gpu-2 is free in about 20 s and has the model and 0 of 1 adapters"
     )
 
@@ -118,7 +128,7 @@ def test_no_job_twice_no_window_overrun_and_nothing_forgotten(
         worker(f"w{number}", slots=free, busy=busy, model=model)
         for number, (free, busy, model) in enumerate(slots)
     )
-    assignments, outlooks = plan(Snapshot(waiting=jobs, workers=workers), NOW)
+    assignments, outlooks = decided(jobs, workers)
     assert sorted([a.job_id for a in assignments] + [o.job_id for o in outlooks]) == [j.id for j in jobs]
     for view in workers:
         assert sum(a.worker_id == view.id for a in assignments) <= view.free_slots
