@@ -25,11 +25,14 @@ from farm.lora.tensors import Adapter
 from farm.models.clip import Clip
 from farm.models.hires import enlarged
 from farm.models.machines import State
+from farm.models.sampler import StepMachine
 from farm.models.second_pass import begin_second
 from farm.store.trees import Tree
+from farm.worker.checkpoint import Checkpoint, Facts, Restored, cannot_save, restore
 from farm.worker.device import Device, in_words, is_out_of_memory, needed_bytes
 from farm.worker.effects import Effects
-from farm.worker.held import Hands, HeldJob
+from farm.worker.held import Hands, HeldJob, Interrupted
+from farm.worker.keeper import Keeper, start_over
 from farm.worker.memory import AdapterCache, ModelCache
 from farm.worker.models import HotModel, open_hot
 from farm.worker.prepare import Prepared
@@ -67,8 +70,12 @@ class _Run:
     """Some pictures of a job on their way through all its steps."""
 
     pictures: int
-    #: pictures of the job that were finished before
+    #: pictures of the job that were finished before, and the last states of their parts
     done: int
+    finished: tuple[bytes, ...] = ()
+    second: bool = False
+    #: when this part was saved, or begun
+    saved_at: float = 0.0
     #: steps done, of all passes, and the seconds that they took without patching
     step: int = 0
     seconds: float = 0.0
@@ -89,6 +96,8 @@ class Sampler:
         rates: Rates,
         clock: Clock,
         *,
+        keeper: Keeper,
+        checkpoint_seconds: float,
         preview_every: int,
         way: LoraWay,
         compiled: bool,
@@ -101,6 +110,8 @@ class Sampler:
         self._progress = progress
         self._rates = rates
         self._clock = clock
+        self._keeper = keeper
+        self._checkpoint_seconds = checkpoint_seconds
         self._preview_every = preview_every
         self._way = way
         self._compiled = compiled
@@ -117,15 +128,18 @@ class Sampler:
     def holds_model(self, key: str) -> bool:
         return self._models.holds(key)
 
-    def sample(self, work: Prepared, open_tree: Callable[[], Tree]) -> list[Result]:
+    def sample(
+        self, work: Prepared, open_tree: Callable[[], Tree], checkpoint: bytes | None = None
+    ) -> list[Result]:
         """The pictures or clips of a job, one for each seed. `open_tree` gives the model's files, should it not be loaded.
+        A `checkpoint` is gone on from, if it fits; why not stands in the job's notes.
 
         Raises:
             Interrupted: the job must not go on.
             Permanent: out of memory, or a picture became NaN.
             Exception: whatever the model raised.
         """
-        return self.on_device(work.held, partial(self._serve, work, open_tree))
+        return self.on_device(work.held, partial(self._serve, work, open_tree, checkpoint))
 
     def on_device(self, held: HeldJob, act: Callable[[], Outcome]) -> Outcome:
         """What `act` returns, called in the device's thread when it is this job's turn.
@@ -139,7 +153,7 @@ class Sampler:
         while not turn.started.wait(_LOOK_SECONDS):
             try:
                 self._hands.hand_back_unless(held, float("inf"))
-                held.check()
+                held.check_before_sampling()
             except BaseException:
                 turn.given_up = True
                 raise
@@ -172,24 +186,36 @@ class Sampler:
     def _begin(self, held: HeldJob, act: Callable[[], Outcome]) -> Outcome:
         # what has not begun when the worker stops is handed back
         self._hands.hand_back_unless(held, float("inf"))
-        held.check()
+        held.check_before_sampling()
         return act()
 
-    def _serve(self, work: Prepared, open_tree: Callable[[], Tree]) -> list[Result]:
+    def _serve(self, work: Prepared, open_tree: Callable[[], Tree], checkpoint: bytes | None) -> list[Result]:
         hot = self._open(work, open_tree)
         batches: deque[tuple[int, ...]] = deque([work.spec.seeds])
         pictures: list[Result] = []
+        finished: list[bytes] = []
+        restored = self._resume(work, hot, checkpoint)
+        if restored is not None:
+            assert hot.machine is not None
+            for done in restored.finished:
+                pictures += hot.machine.finish(done)
+            finished += restored.checkpoint.finished
+            batches = deque(seeds for seeds in (restored.running.spec.seeds, restored.left) if seeds)
         smaller = False
         while batches:
+            run = _Run(pictures=len(batches[0]), done=len(pictures), finished=tuple(finished))
             try:
-                pictures += self._batch(work, hot, batches[0], done=len(pictures))
+                made, last = self._batch(work, hot, batches[0], run, restored)
+                pictures += made
+                if len(batches) > 1:
+                    finished += filter(None, [_saved(last)])
             except BaseException as error:
                 self._restore(hot)
                 if not (isinstance(error, Exception) and is_out_of_memory(error)):
                     raise
                 if smaller:
                     raise self._too_large(error, work) from error
-                smaller = True
+                smaller, restored = True, None
                 log.warning("out_of_memory_trying_smaller", pictures=len(batches[0]), error=str(error)[:200])
                 # the error's frames hold what is to be freed
                 error.__traceback__ = None
@@ -199,7 +225,25 @@ class Sampler:
                 batches.extendleft(part for part in (seeds[half:], seeds[:half]) if part)
             else:
                 batches.popleft()
+                restored = None
         return pictures
+
+    def _resume(self, work: Prepared, hot: HotModel, checkpoint: bytes | None) -> Restored | None:
+        """The job where an earlier attempt left it; None, with a note why, where it is begun anew."""
+        machine, held = hot.machine, work.held
+        assert machine is not None
+        if checkpoint is None:
+            if work.job.broken_off and not isinstance(machine, StepMachine):
+                start_over(held, cannot_save(machine))
+            return None
+        facts = Facts.of(work.job.model.key, machine.model, self._device, compiled=self._compiled)
+        try:
+            return restore(
+                checkpoint, facts, machine, work.spec, (work.plan, work.second_plan), work.adapters
+            )
+        except Permanent as error:
+            start_over(held, error.message)
+            return None
 
     def _open(self, work: Prepared, open_tree: Callable[[], Tree]) -> HotModel:
         held = work.held
@@ -221,30 +265,52 @@ class Sampler:
             hot, held.timings.model_hit = self._models.get(key, load)
         return hot
 
-    def _batch(self, work: Prepared, hot: HotModel, seeds: tuple[int, ...], done: int) -> list[Result]:
-        """Sample some of the job's pictures together, from the first step to the last."""
+    def _batch(
+        self, work: Prepared, hot: HotModel, seeds: tuple[int, ...], run: _Run, restored: Restored | None
+    ) -> tuple[list[Result], State]:
+        """Sample some of the job's pictures together, from the first step, or where they were left, to the last."""
         machine, held, timings = hot.machine, work.held, work.held.timings
         assert machine is not None
         held.steps = work.job.spec.total_steps
         held.check()
         held.stage = Stage.PATCHING
         self._progress.job(held)
-        hot.choose_mode(work.plan, work.adapters, work.job.batch_key, len(seeds))
+        if restored is None:
+            hot.choose_mode(work.plan, work.adapters, work.job.batch_key, len(seeds))
+        else:
+            hot.patcher.use(restored.checkpoint.mode)
         patched = hot.patcher.seconds
         with held.timed(Stage.SAMPLING, self._clock):
-            run = _Run(pictures=len(seeds), done=done)
-            state = machine.begin(replace(work.spec, seeds=seeds), work.plan, work.adapters)
+            run.saved_at = self._clock.monotonic()
+            if restored is None:
+                state: State = machine.begin(replace(work.spec, seeds=seeds), work.plan, work.adapters)
+            else:
+                state = self._go_on(work, restored, run)
             self._pass(work, hot, state, run)
             if work.second_plan is not None:
-                state = begin_second(machine, state, work.second_plan)
+                if not run.second:
+                    run.second = True
+                    state = begin_second(machine, state, work.second_plan)
                 self._pass(work, hot, state, run)
                 # steps of the two differ in time, so the rate of such a job is their mean
                 self._rates.step_took(work.job.batch_key, run.seconds / run.step, run.pictures)
+            self._check(work, hot, state, run)
             pictures: list[Result] = [*machine.finish(state)]
         patching = hot.patcher.seconds - patched
         timings.seconds[Stage.SAMPLING] -= patching
         timings.seconds[Stage.PATCHING] += patching
-        return pictures
+        return pictures, state
+
+    def _go_on(self, work: Prepared, restored: Restored, run: _Run) -> State:
+        """The state of the part that an earlier attempt left in the middle."""
+        state, held = restored.running, work.held
+        run.second, run.seconds = restored.checkpoint.second, restored.checkpoint.seconds
+        run.step = state.step + (work.spec.steps if run.second else 0)
+        held.step = self._overall(work, run)
+        self._keeper.resumed(held, held.step, restored.in_words())
+        self._progress.job(held)
+        log.info("resumed", step=held.step, words=restored.in_words())
+        return state
 
     def _pass(self, work: Prepared, hot: HotModel, state: State, run: _Run) -> None:
         while not state.done:
@@ -253,7 +319,7 @@ class Sampler:
     def _step(self, work: Prepared, hot: HotModel, state: State, run: _Run) -> None:
         machine, held = hot.machine, work.held
         assert machine is not None
-        held.check()
+        self._check(work, hot, state, run)
         began, patched = self._clock.monotonic(), hot.patcher.seconds
         self._effects.step(machine, [state])
         took = self._clock.monotonic() - began
@@ -265,12 +331,51 @@ class Sampler:
             self._rates.step_took(work.job.batch_key, sampling, run.pictures)
             hot.patcher.rates.step_took(hot.patcher.mode, work.job.batch_key, sampling / run.pictures)
         total = len(work.spec.seeds)
-        held.step = (held.steps * run.done + run.step * run.pictures) // total
+        held.step = self._overall(work, run)
         left = (total - run.done) * held.steps - run.pictures * run.step
         self._hands.hand_back_unless(held, took * left / run.pictures + PUBLISH_SECONDS)
         self._progress.job(held, seconds_per_step=round(took, 4))
         if self._preview_every and state.step % self._preview_every == 0 and not state.done:
             self._progress.preview(held, machine.preview(state))
+        if self._checkpoint_seconds and self._clock.monotonic() - run.saved_at >= self._checkpoint_seconds:
+            self._save(work, hot, state, run)
+
+    @staticmethod
+    def _overall(work: Prepared, run: _Run) -> int:
+        """Steps of the job that are done, over all its pictures."""
+        return (work.held.steps * run.done + run.step * run.pictures) // len(work.spec.seeds)
+
+    def _check(self, work: Prepared, hot: HotModel, state: State, run: _Run) -> None:
+        """Raises Interrupted when the job must not go on; it is saved first where it is to be gone on with elsewhere."""
+        held = work.held
+        try:
+            held.check()
+        except Interrupted as interruption:
+            if interruption.reason == "drained":
+                self._save(work, hot, state, run)
+            raise
+        if held.give_way and not state.done:
+            if self._save(work, hot, state, run):
+                raise Interrupted("preempted")
+            held.give_way = False
+            log.info("cannot_give_way")
+
+    def _save(self, work: Prepared, hot: HotModel, state: State, run: _Run) -> bool:
+        """Hand a checkpoint to the keeper; False where the machine cannot save."""
+        run.saved_at = self._clock.monotonic()
+        data, machine = _saved(state), hot.machine
+        if data is None or machine is None:
+            return False
+        checkpoint = Checkpoint(
+            facts=Facts.of(work.job.model.key, machine.model, self._device, compiled=self._compiled),
+            mode=hot.patcher.mode,
+            finished=run.finished,
+            running=data,
+            second=run.second,
+            seconds=run.seconds,
+        )
+        self._keeper.keep(work.held, checkpoint.pack(), work.held.step)
+        return True
 
     def _restore(self, hot: HotModel) -> None:
         """After anything but success the weights are put back at once; otherwise the next job changes what differs."""
@@ -299,3 +404,11 @@ class Sampler:
             "ask for a smaller picture, or render on a device with more memory",
             code="out_of_memory",
         )
+
+
+def _saved(state: State) -> bytes | None:
+    """The state as bytes; None where its machine cannot save."""
+    try:
+        return state.save()
+    except Permanent:
+        return None
