@@ -25,19 +25,18 @@ from farm.lora.tensors import Adapter
 from farm.models.clip import Clip
 from farm.models.hires import enlarged
 from farm.models.machines import State
-from farm.models.sampler import StepMachine
 from farm.models.second_pass import begin_second
 from farm.store.trees import Tree
-from farm.worker.checkpoint import Checkpoint, Facts, Restored, cannot_save, restore
+from farm.worker.checkpoint import Restored
 from farm.worker.device import Device, in_words, is_out_of_memory, needed_bytes
 from farm.worker.effects import Effects
-from farm.worker.held import Hands, HeldJob, Interrupted
-from farm.worker.keeper import Keeper, start_over
+from farm.worker.held import Hands, HeldJob
 from farm.worker.memory import AdapterCache, ModelCache
 from farm.worker.models import HotModel, open_hot
 from farm.worker.prepare import Prepared
 from farm.worker.progress import Progress
 from farm.worker.rates import Rates
+from farm.worker.resume import Resumer, Run, saved
 from farm.worker.way import LoraWay
 
 log = structlog.get_logger(__name__)
@@ -65,22 +64,6 @@ class _Turn:
     error: BaseException | None = None
 
 
-@dataclass(slots=True, eq=False)
-class _Run:
-    """Some pictures of a job on their way through all its steps."""
-
-    pictures: int
-    #: pictures of the job that were finished before, and the last states of their parts
-    done: int
-    finished: tuple[bytes, ...] = ()
-    second: bool = False
-    #: when this part was saved, or begun
-    saved_at: float = 0.0
-    #: steps done, of all passes, and the seconds that they took without patching
-    step: int = 0
-    seconds: float = 0.0
-
-
 class Sampler:
     """The device's thread. `sample` and `on_device` may be called from many threads; turns are first come, first
     served."""
@@ -96,8 +79,7 @@ class Sampler:
         rates: Rates,
         clock: Clock,
         *,
-        keeper: Keeper,
-        checkpoint_seconds: float,
+        resumer: Resumer,
         preview_every: int,
         way: LoraWay,
         compiled: bool,
@@ -110,8 +92,7 @@ class Sampler:
         self._progress = progress
         self._rates = rates
         self._clock = clock
-        self._keeper = keeper
-        self._checkpoint_seconds = checkpoint_seconds
+        self._resumer = resumer
         self._preview_every = preview_every
         self._way = way
         self._compiled = compiled
@@ -194,7 +175,7 @@ class Sampler:
         batches: deque[tuple[int, ...]] = deque([work.spec.seeds])
         pictures: list[Result] = []
         finished: list[bytes] = []
-        restored = self._resume(work, hot, checkpoint)
+        restored = self._resumer.resume(work, hot, checkpoint)
         if restored is not None:
             assert hot.machine is not None
             for done in restored.finished:
@@ -203,12 +184,12 @@ class Sampler:
             batches = deque(seeds for seeds in (restored.running.spec.seeds, restored.left) if seeds)
         smaller = False
         while batches:
-            run = _Run(pictures=len(batches[0]), done=len(pictures), finished=tuple(finished))
+            run = Run(pictures=len(batches[0]), done=len(pictures), finished=tuple(finished))
             try:
                 made, last = self._batch(work, hot, batches[0], run, restored)
                 pictures += made
                 if len(batches) > 1:
-                    finished += filter(None, [_saved(last)])
+                    finished += filter(None, [saved(last)])
             except BaseException as error:
                 self._restore(hot)
                 if not (isinstance(error, Exception) and is_out_of_memory(error)):
@@ -227,23 +208,6 @@ class Sampler:
                 batches.popleft()
                 restored = None
         return pictures
-
-    def _resume(self, work: Prepared, hot: HotModel, checkpoint: bytes | None) -> Restored | None:
-        """The job where an earlier attempt left it; None, with a note why, where it is begun anew."""
-        machine, held = hot.machine, work.held
-        assert machine is not None
-        if checkpoint is None:
-            if work.job.broken_off and not isinstance(machine, StepMachine):
-                start_over(held, cannot_save(machine))
-            return None
-        facts = Facts.of(work.job.model.key, machine.model, self._device, compiled=self._compiled)
-        try:
-            return restore(
-                checkpoint, facts, machine, work.spec, (work.plan, work.second_plan), work.adapters
-            )
-        except Permanent as error:
-            start_over(held, error.message)
-            return None
 
     def _open(self, work: Prepared, open_tree: Callable[[], Tree]) -> HotModel:
         held = work.held
@@ -266,7 +230,7 @@ class Sampler:
         return hot
 
     def _batch(
-        self, work: Prepared, hot: HotModel, seeds: tuple[int, ...], run: _Run, restored: Restored | None
+        self, work: Prepared, hot: HotModel, seeds: tuple[int, ...], run: Run, restored: Restored | None
     ) -> tuple[list[Result], State]:
         """Sample some of the job's pictures together, from the first step, or where they were left, to the last."""
         machine, held, timings = hot.machine, work.held, work.held.timings
@@ -285,7 +249,8 @@ class Sampler:
             if restored is None:
                 state: State = machine.begin(replace(work.spec, seeds=seeds), work.plan, work.adapters)
             else:
-                state = self._go_on(work, restored, run)
+                state = self._resumer.go_on(work, restored, run)
+                self._progress.job(held)
             self._pass(work, hot, state, run)
             if work.second_plan is not None:
                 if not run.second:
@@ -294,32 +259,21 @@ class Sampler:
                 self._pass(work, hot, state, run)
                 # steps of the two differ in time, so the rate of such a job is their mean
                 self._rates.step_took(work.job.batch_key, run.seconds / run.step, run.pictures)
-            self._check(work, hot, state, run)
+            self._resumer.check(work, hot, state, run)
             pictures: list[Result] = [*machine.finish(state)]
         patching = hot.patcher.seconds - patched
         timings.seconds[Stage.SAMPLING] -= patching
         timings.seconds[Stage.PATCHING] += patching
         return pictures, state
 
-    def _go_on(self, work: Prepared, restored: Restored, run: _Run) -> State:
-        """The state of the part that an earlier attempt left in the middle."""
-        state, held = restored.running, work.held
-        run.second, run.seconds = restored.checkpoint.second, restored.checkpoint.seconds
-        run.step = state.step + (work.spec.steps if run.second else 0)
-        held.step = self._overall(work, run)
-        self._keeper.resumed(held, held.step, restored.in_words())
-        self._progress.job(held)
-        log.info("resumed", step=held.step, words=restored.in_words())
-        return state
-
-    def _pass(self, work: Prepared, hot: HotModel, state: State, run: _Run) -> None:
+    def _pass(self, work: Prepared, hot: HotModel, state: State, run: Run) -> None:
         while not state.done:
             self._step(work, hot, state, run)
 
-    def _step(self, work: Prepared, hot: HotModel, state: State, run: _Run) -> None:
+    def _step(self, work: Prepared, hot: HotModel, state: State, run: Run) -> None:
         machine, held = hot.machine, work.held
         assert machine is not None
-        self._check(work, hot, state, run)
+        self._resumer.check(work, hot, state, run)
         began, patched = self._clock.monotonic(), hot.patcher.seconds
         self._effects.step(machine, [state])
         took = self._clock.monotonic() - began
@@ -331,51 +285,13 @@ class Sampler:
             self._rates.step_took(work.job.batch_key, sampling, run.pictures)
             hot.patcher.rates.step_took(hot.patcher.mode, work.job.batch_key, sampling / run.pictures)
         total = len(work.spec.seeds)
-        held.step = self._overall(work, run)
+        held.step = run.overall(work)
         left = (total - run.done) * held.steps - run.pictures * run.step
         self._hands.hand_back_unless(held, took * left / run.pictures + PUBLISH_SECONDS)
         self._progress.job(held, seconds_per_step=round(took, 4))
         if self._preview_every and state.step % self._preview_every == 0 and not state.done:
             self._progress.preview(held, machine.preview(state))
-        if self._checkpoint_seconds and self._clock.monotonic() - run.saved_at >= self._checkpoint_seconds:
-            self._save(work, hot, state, run)
-
-    @staticmethod
-    def _overall(work: Prepared, run: _Run) -> int:
-        """Steps of the job that are done, over all its pictures."""
-        return (work.held.steps * run.done + run.step * run.pictures) // len(work.spec.seeds)
-
-    def _check(self, work: Prepared, hot: HotModel, state: State, run: _Run) -> None:
-        """Raises Interrupted when the job must not go on; it is saved first where it is to be gone on with elsewhere."""
-        held = work.held
-        try:
-            held.check()
-        except Interrupted as interruption:
-            if interruption.reason == "drained":
-                self._save(work, hot, state, run)
-            raise
-        if held.give_way and not state.done:
-            if self._save(work, hot, state, run):
-                raise Interrupted("preempted")
-            held.give_way = False
-            log.info("cannot_give_way")
-
-    def _save(self, work: Prepared, hot: HotModel, state: State, run: _Run) -> bool:
-        """Hand a checkpoint to the keeper; False where the machine cannot save."""
-        run.saved_at = self._clock.monotonic()
-        data, machine = _saved(state), hot.machine
-        if data is None or machine is None:
-            return False
-        checkpoint = Checkpoint(
-            facts=Facts.of(work.job.model.key, machine.model, self._device, compiled=self._compiled),
-            mode=hot.patcher.mode,
-            finished=run.finished,
-            running=data,
-            second=run.second,
-            seconds=run.seconds,
-        )
-        self._keeper.keep(work.held, checkpoint.pack(), work.held.step)
-        return True
+        self._resumer.save_if_due(work, hot, state, run)
 
     def _restore(self, hot: HotModel) -> None:
         """After anything but success the weights are put back at once; otherwise the next job changes what differs."""
@@ -404,11 +320,3 @@ class Sampler:
             "ask for a smaller picture, or render on a device with more memory",
             code="out_of_memory",
         )
-
-
-def _saved(state: State) -> bytes | None:
-    """The state as bytes; None where its machine cannot save."""
-    try:
-        return state.save()
-    except Permanent:
-        return None

@@ -47,6 +47,7 @@ from farm.worker.publish import Publisher
 from farm.worker.pulse import Heartbeat, Poll
 from farm.worker.rates import Rates
 from farm.worker.render import Renderer
+from farm.worker.resume import Resumer
 from farm.worker.sample import Sampler
 from farm.worker.stages import AHEAD, Runner, Stages
 from farm.worker.way import LoraWay
@@ -213,6 +214,9 @@ class Worker:
         self._progress = Progress(self.name, effects.tell, effects.show_preview, to_webp)
         patience = Patience(hands=hands, clock=clock)
         self._keeper = keeper = Keeper(effects, patience)
+        resumer = Resumer(
+            keeper, self.device, clock, seconds=settings.checkpoint_seconds, compiled=settings.compile
+        )
         preparer = Preparer(
             effects,
             self._disk,
@@ -224,7 +228,7 @@ class Worker:
         )
         self._sampler = Sampler(
             effects, self.device, self._models, self._adapters, hands, self._progress, self._rates, clock,
-            keeper=keeper, checkpoint_seconds=settings.checkpoint_seconds, preview_every=settings.preview_every, way=LoraWay.of(settings), compiled=settings.compile,
+            resumer=resumer, preview_every=settings.preview_every, way=LoraWay.of(settings), compiled=settings.compile,
         )  # fmt: skip
         publisher = Publisher(effects, patience, clock)
         extractor = Extractor(
