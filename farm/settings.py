@@ -128,6 +128,12 @@ class Settings(BaseSettings):
     model_cache_count: Count = Field(1, description="Base models kept loaded.")
     torch_threads: int = Field(0, ge=0, description="CPU threads of torch; 0: torch's own choice.")
     preview_every: int = Field(2, ge=0, description="Steps between live previews; 0: none.")
+    checkpoint_seconds: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds between two checkpoints of a job, from which another worker goes on; 0: none but when a "
+        "worker stops or a job gives way.",
+    )
     drain_seconds: Seconds = Field(
         25.0, description="Time that a stopping worker gives its job to finish before it hands it back."
     )

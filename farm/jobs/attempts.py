@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import case, insert, select, tuple_, update
 from sqlalchemy.orm import Session
@@ -30,6 +30,9 @@ __all__ = [
 #: (job, attempt, stage, step)
 Beat = tuple[str, int, str, int]
 
+#: how an attempt ended that gave its job back
+HandedBack = Literal["drained", "preempted"]
+
 MAX_RETRIES = 5
 PNG = "image/png"
 
@@ -40,6 +43,8 @@ class HeartbeatAnswer:
     lost: frozenset[str]
     #: jobs whose owner asked for a cancel
     cancel: frozenset[str]
+    #: jobs that are to give way to a more urgent one, at the next border of steps
+    give_way: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,13 +134,14 @@ def heartbeat(session: Session, worker_id: str, items: Sequence[Beat]) -> Heartb
             stage=case({job_id: stage for job_id, _, stage, _ in items}, value=Job.id),
             step=case({job_id: step for job_id, _, _, step in items}, value=Job.id),
         )
-        .returning(Job.id, Job.cancel_requested_at),
+        .returning(Job.id, Job.attempt, Job.cancel_requested_at, Job.preempt_attempt),
         execution_options={"synchronize_session": False},
     ).all()
     held = {row.id for row in rows}
     return HeartbeatAnswer(
         lost=frozenset(item[0] for item in items) - held,
         cancel=frozenset(row.id for row in rows if row.cancel_requested_at is not None),
+        give_way=frozenset(row.id for row in rows if row.preempt_attempt == row.attempt),
     )
 
 
@@ -253,9 +259,16 @@ def retry_later(
 
 
 def hand_back(
-    session: Session, job_id: str, attempt: int, now: datetime, *, timings: Mapping[str, Any] | None = None
+    session: Session,
+    job_id: str,
+    attempt: int,
+    now: datetime,
+    *,
+    outcome: HandedBack = "drained",
+    timings: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Queue a held job again because its worker stops in good order; counts neither as crash nor as retry."""
+    """Queue a held job again because its worker stops in good order, or gives way; counts neither as crash nor as
+    retry. Its checkpoint stays."""
     moved = move(
         session,
         "hand_back",
@@ -266,10 +279,11 @@ def hand_back(
             "finished_at": unless_cancelled(None, now),
         },
         now,
+        "gave way to a more urgent job" if outcome == "preempted" else None,
     )
     if moved is None:
         return False
-    end_attempt(session, job_id, attempt, "drained", now, timings=timings)
+    end_attempt(session, job_id, attempt, outcome, now, timings=timings)
     return True
 
 

@@ -34,6 +34,10 @@ _RETRIED = {
     "cancel_requested_at": None,
     "not_before": None,
     "finished_at": None,
+    # what failed in the middle is not gone on from
+    "checkpoint_key": None,
+    "checkpoint_sha256": None,
+    "checkpoint_step": None,
 }
 
 

@@ -18,7 +18,7 @@ from farm.jobs.states import State
 _LEASE = "scheduler"
 
 
-def _leads(epoch: int | None) -> tuple[ColumnElement[bool], ...]:
+def leads(epoch: int | None) -> tuple[ColumnElement[bool], ...]:
     """Guard of a leader's statement: its epoch still stands. The lock keeps a successor waiting until the commit."""
     if epoch is None:
         return ()
@@ -43,7 +43,7 @@ def assign(
             Job.attempt == attempt_seen,
             Job.cancel_requested_at.is_(None),
             or_(Job.not_before.is_(None), Job.not_before <= now),
-            *_leads(epoch),
+            *leads(epoch),
         ),
         {
             "state": State.ASSIGNED,
@@ -77,7 +77,7 @@ def unassign(session: Session, job_id: str, attempt: int, now: datetime, *, epoc
     moved = move(
         session,
         "unassign",
-        (Job.id == job_id, Job.state == State.ASSIGNED, Job.attempt == attempt, *_leads(epoch)),
+        (Job.id == job_id, Job.state == State.ASSIGNED, Job.attempt == attempt, *leads(epoch)),
         {
             **RELEASED,
             "state": unless_cancelled(State.QUEUED, State.CANCELLED),
@@ -112,7 +112,7 @@ def lose(
         Job.attempt == attempt,
         Job.hb_seq == hb_seq_seen,
         Job.crash_count == seen.crash_count,
-        *_leads(epoch),
+        *leads(epoch),
     )
     crashes = seen.crash_count + 1
     last = f"{seen.name or 'a worker that is gone'}, at step {seen.step}"

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from farm.db.models import Job, Model
+from farm.db.models import Attempt, Job, Model
 from farm.errors import NotFound
 from farm.jobs.kinds import Extraction, Kind
 from farm.jobs.prepare import Network
@@ -31,6 +31,16 @@ class ModelFiles:
     configs: Mapping[str, Any]
     defaults: Mapping[str, Any]
     bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRef:
+    """Where the state of a run in the middle is stored."""
+
+    key: str
+    sha256: str
+    #: steps of the job that are done in it
+    step: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +68,10 @@ class JobForWorker:
     priority: int
     created_at: datetime
     cancel_requested: bool
+    #: where an earlier attempt can be gone on from
+    checkpoint: CheckpointRef | None
+    #: an earlier attempt ended in mid-sampling: its worker was lost, stopped, or gave way
+    broken_off: bool
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -78,6 +92,11 @@ def load_for_worker(session: Session, job_id: str) -> JobForWorker:
     if row is None:
         raise NotFound(f"no job {job_id}", code="no_job")
     job, model = row
+    earlier = session.execute(
+        select(Attempt.outcome, Attempt.timings).where(
+            Attempt.job_id == job_id, Attempt.outcome.in_(["lost", "drained", "preempted"])
+        )
+    ).all()
     return JobForWorker(
         id=job.id,
         attempt=job.attempt,
@@ -105,4 +124,14 @@ def load_for_worker(session: Session, job_id: str) -> JobForWorker:
         priority=job.priority,
         created_at=job.created_at,
         cancel_requested=job.cancel_requested_at is not None,
+        checkpoint=_checkpoint(job),
+        broken_off=any(row.outcome == "lost" or row.timings.get("sampling") for row in earlier),
+    )
+
+
+def _checkpoint(job: Job) -> CheckpointRef | None:
+    if job.checkpoint_key is None:
+        return None
+    return CheckpointRef(
+        key=job.checkpoint_key, sha256=job.checkpoint_sha256 or "", step=job.checkpoint_step or 0
     )

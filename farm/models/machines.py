@@ -22,6 +22,8 @@ __all__ = ["Machine", "State", "machine_for"]
 class Machine(Protocol):
     """What samples the jobs of one loaded model."""
 
+    model: LoadedModel
+
     def begin(self, spec: SampleSpec, plan: StrengthPlan, adapters: Mapping[str, AdapterLike]) -> State:
         """Return the state of a job before step 1."""
 

@@ -1,4 +1,4 @@
-"""Objects that belong to nobody: pictures of attempts that lost, uploads that were never completed."""
+"""Objects that belong to nobody: pictures and checkpoints of attempts that lost, uploads that were never completed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from farm.db.models import Job
 from farm.errors import Transient
+from farm.jobs.resuming import checkpoints_in_use
 from farm.store.s3 import Store
-from farm.store.sweep import sweep_results, sweep_uploads
+from farm.store.sweep import sweep_checkpoints, sweep_results, sweep_uploads
 
 log = structlog.get_logger()
 
@@ -27,8 +28,13 @@ def sweep_store(sessions: sessionmaker[Session], store: Store, now: datetime) ->
             )
             return {row.id: row.result_attempt for row in rows}
 
+    def in_use(jobs: Collection[str]) -> Collection[str]:
+        with sessions() as session:
+            return checkpoints_in_use(session, jobs)
+
     try:
         sweep_results(store, result_attempts, now)
+        sweep_checkpoints(store, in_use, now)
         sweep_uploads(store, now)
     except Transient as error:
         log.warning("not_swept", error=str(error))

@@ -13,6 +13,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 Ending = Literal["png", "webm", "webp"]
 RESULTS = "results/"
 UPLOADS = "uploads/"
+CHECKPOINTS = "checkpoints/"
 
 
 def blob(sha256: str) -> str:
@@ -34,6 +35,25 @@ def result(owner_id: str, job_id: str, attempt: int, index: int, ending: Ending 
     ('results/user_1/job_1/2/0.png', 'results/user_1/job_1/2/0.webm')
     """
     return f"{RESULTS}{_safe(owner_id)}/{_safe(job_id)}/{attempt:d}/{index:d}.{ending}"
+
+
+def checkpoint(owner_id: str, job_id: str, attempt: int, number: int) -> str:
+    """Checkpoint `number` of one attempt: each has a name of its own, so what a row names never changes.
+
+    >>> checkpoint("user_1", "job_1", 2, 12)
+    'checkpoints/user_1/job_1/2/12.safetensors'
+    """
+    return f"{CHECKPOINTS}{_safe(owner_id)}/{_safe(job_id)}/{attempt:d}/{number:d}.safetensors"
+
+
+def job_of_checkpoint(key: str) -> str | None:
+    """The job that a checkpoint is of; None for any other key.
+
+    >>> job_of_checkpoint(checkpoint("user_1", "job_1", 2, 12))
+    'job_1'
+    """
+    match = re.match(r"checkpoints/[^/]+/([^/]+)/[0-9]+/[0-9]+\.safetensors\Z", key)
+    return match and match.group(1)
 
 
 def upload(upload_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Deletes what nobody refers to: pictures of attempts that lost their job, and uploads that were never completed."""
+"""Deletes what nobody refers to: pictures and checkpoints of attempts that lost their job, uploads never completed."""
 
 from __future__ import annotations
 
@@ -48,6 +48,30 @@ def sweep_results(
                 store.delete(item.key)
                 deleted, size = deleted + 1, size + item.size
     return _told("results", Swept(seen=seen, deleted=deleted, bytes=size))
+
+
+def sweep_checkpoints(
+    store: Store,
+    in_use: Callable[[Collection[str]], Collection[str]],
+    now: datetime,
+    min_age: timedelta = MIN_AGE,
+) -> Swept:
+    """Delete checkpoints older than `min_age` that no job goes on from.
+
+    Args:
+        in_use: given job ids, the keys that they still name. Asked after the objects were listed.
+    """
+    seen = deleted = size = 0
+    old = (item for item in store.list_objects(keys.CHECKPOINTS) if now - item.modified_at >= min_age)
+    for items in _chunks(old, _CHUNK):
+        jobs = {item.key: keys.job_of_checkpoint(item.key) for item in items}
+        kept = in_use({job for job in jobs.values() if job is not None})
+        for item in items:
+            seen += 1
+            if jobs[item.key] is not None and item.key not in kept:
+                store.delete(item.key)
+                deleted, size = deleted + 1, size + item.size
+    return _told("checkpoints", Swept(seen=seen, deleted=deleted, bytes=size))
 
 
 def sweep_uploads(store: Store, now: datetime, min_age: timedelta = MIN_AGE) -> Swept:

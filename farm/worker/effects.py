@@ -14,9 +14,9 @@ from typing import Any
 from sqlalchemy.orm import Session, sessionmaker
 
 from farm.clock import Clock
-from farm.jobs import attempts, workers
+from farm.jobs import attempts, resuming, workers
 from farm.jobs import made as recording
-from farm.jobs.attempts import Beat, HeartbeatAnswer, NewImage
+from farm.jobs.attempts import Beat, HandedBack, HeartbeatAnswer, NewImage
 from farm.jobs.loading import JobForWorker, load_for_worker
 from farm.jobs.made import NewAdapter
 from farm.jobs.reports import WorkerReport
@@ -49,7 +49,11 @@ class Effects:
     #: with a code and a sentence for a person
     fail: Callable[[HeldJob, str, str], bool]
     retry_later: Callable[[HeldJob, str, str], bool]
-    hand_back: Callable[[HeldJob], bool]
+    hand_back: Callable[[HeldJob, HandedBack], bool]
+    #: tell the job of its checkpoint: key, hash, steps done
+    note_checkpoint: Callable[[HeldJob, str, str, int], bool]
+    #: tell the job's history that it was gone on with: steps done, in words
+    resumed: Callable[[HeldJob, int, str], bool]
     cancelled: Callable[[HeldJob], bool]
     #: leave the fleet; whatever is still held is queued again
     leave: Callable[[], None]
@@ -58,6 +62,9 @@ class Effects:
     fetch: Callable[[str, Path], None]
     #: write a file of this media type, make sure that it is there, return its hash
     upload: Callable[[str, bytes, str], str]
+    #: the content of an object
+    read: Callable[[str], bytes]
+    discard: Callable[[str], None]
     #: keep a file under its hash, unless it is there already
     keep: Callable[[str, Path], None]
     # the device
@@ -117,10 +124,20 @@ def sql_effects(sessions: sessionmaker[Session], worker_id: str, clock: Clock) -
                 session, held.id, held.attempt, code, message, clock.now(), timings=timings
             )
 
-    def hand_back(held: HeldJob) -> bool:
+    def hand_back(held: HeldJob, outcome: HandedBack) -> bool:
         timings = held.timings.as_dict()
         with sessions.begin() as session:
-            return attempts.hand_back(session, held.id, held.attempt, clock.now(), timings=timings)
+            return attempts.hand_back(
+                session, held.id, held.attempt, clock.now(), outcome=outcome, timings=timings
+            )
+
+    def note_checkpoint(held: HeldJob, key: str, sha256: str, step: int) -> bool:
+        with sessions.begin() as session:
+            return resuming.note_checkpoint(session, held.id, held.attempt, key, sha256, step)
+
+    def resumed(held: HeldJob, step: int, words: str) -> bool:
+        with sessions.begin() as session:
+            return resuming.resumed(session, held.id, held.attempt, step, words, clock.now())
 
     def cancelled(held: HeldJob) -> bool:
         timings = held.timings.as_dict()
@@ -135,6 +152,7 @@ def sql_effects(sessions: sessionmaker[Session], worker_id: str, clock: Clock) -
         "claim": claim, "read_job": read_job, "beat": beat, "assigned": assigned, "succeed": succeed,
         "succeed_with_adapter": succeed_with_adapter, "fail": fail,
         "retry_later": retry_later, "hand_back": hand_back, "cancelled": cancelled, "leave": leave,
+        "note_checkpoint": note_checkpoint, "resumed": resumed,
     }  # fmt: skip
 
 
@@ -155,4 +173,6 @@ def store_effects(store: Store) -> Mapping[str, Any]:
             store.put_file(key, path)
             store.verify(key, size=size, sha256=sha256)
 
-    return {"fetch": fetch, "upload": upload, "keep": keep}
+    return {
+        "fetch": fetch, "upload": upload, "keep": keep, "read": store.get_bytes, "discard": store.delete,
+    }  # fmt: skip

@@ -12,11 +12,12 @@ from farm.clock import Clock
 from farm.jobs.attempts import Beat, HeartbeatAnswer
 from farm.jobs.states import Stage
 
-Reason = Literal["cancelled", "lost", "drained"]
+Reason = Literal["cancelled", "lost", "drained", "preempted"]
 
 
 class Interrupted(Exception):
-    """This attempt must not go on: its owner cancelled it, another attempt owns the job, or this worker stops."""
+    """This attempt must not go on: its owner cancelled it, another attempt owns the job, this worker stops, or a
+    more urgent job is to go first."""
 
     def __init__(self, reason: Reason):
         super().__init__(reason)
@@ -57,6 +58,14 @@ class HeldJob:
     lost: bool = False
     #: the worker stops, and what is left of this job does not fit its time
     hand_back: bool = False
+    #: a more urgent job is to go first
+    give_way: bool = False
+    #: its checkpoint that the job's row names
+    checkpoint: str | None = None
+    #: checkpoints that this attempt has stored or tried to
+    checkpoints: int = 0
+    #: sentences for the job about how it was done
+    notes: list[str] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)
 
     def check(self) -> None:
@@ -67,6 +76,12 @@ class HeldJob:
             raise Interrupted("cancelled")
         if self.hand_back:
             raise Interrupted("drained")
+
+    def check_before_sampling(self) -> None:
+        """`check`, and Interrupted too when the job is to give way: what has not begun costs nothing."""
+        self.check()
+        if self.give_way:
+            raise Interrupted("preempted")
 
     @contextmanager
     def timed(self, stage: Stage, clock: Clock) -> Iterator[None]:
@@ -127,11 +142,12 @@ class Hands:
             return [(held.id, held.attempt, str(held.stage), held.step) for held in self._held.values()]
 
     def obey(self, answer: HeartbeatAnswer) -> None:
-        """Mark what was lost or cancelled; the job notices at its next step."""
+        """Mark what was lost, cancelled or is to give way; the job notices at its next step."""
         with self._lock:
             for held in self._held.values():
                 held.lost = held.lost or held.id in answer.lost
                 held.cancel = held.cancel or held.id in answer.cancel
+                held.give_way = held.give_way or held.id in answer.give_way
 
     def lose_all(self) -> None:
         """This worker was given up: everything it holds belongs to others now."""

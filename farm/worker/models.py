@@ -55,6 +55,10 @@ class MeasuredPatcher:
         self.rates = ModeRates()
         self.seconds = 0.0
 
+    def knows(self, mode: Mode) -> bool:
+        """Whether this worker's settings have this way."""
+        return mode in self._ways
+
     def use(self, mode: Mode) -> None:
         """Apply in this way from now on; what was applied in the other one is taken back."""
         if mode != self.mode:

@@ -12,6 +12,7 @@ from farm.errors import BadRequest, Conflict, FarmError, NotFound, Permanent, Tr
 from farm.worker.device import is_broken, is_out_of_memory
 from farm.worker.effects import Effects
 from farm.worker.held import HeldJob, Interrupted
+from farm.worker.keeper import SETTLE_SECONDS, Keeper
 from farm.worker.patience import Patience
 
 log = structlog.get_logger(__name__)
@@ -69,9 +70,10 @@ def judge(error: Exception) -> Verdict:
 class Endings:
     """Records the end of attempts that did not succeed."""
 
-    def __init__(self, effects: Effects, patience: Patience):
+    def __init__(self, effects: Effects, patience: Patience, keeper: Keeper):
         self._effects = effects
         self._patience = patience
+        self._keeper = keeper
 
     def interrupted(self, held: HeldJob, interruption: Interrupted) -> str | None:
         """The state that the job is in now; None when another attempt decides."""
@@ -82,8 +84,12 @@ class Endings:
             won = self._record("cancelled", lambda: self._effects.cancelled(held))
             log.info("job_cancelled", step=held.step)
             return "cancelled" if won else None
-        won = self._record("hand_back", lambda: self._effects.hand_back(held))
-        log.info("job_handed_back", step=held.step)
+        left = self._patience.hands.seconds_left()
+        # the checkpoint first: a job that is handed back takes none any more
+        self._keeper.settle(held, SETTLE_SECONDS if left is None else min(SETTLE_SECONDS, left / 2))
+        outcome = interruption.reason
+        won = self._record("hand_back", lambda: self._effects.hand_back(held, outcome))
+        log.info("job_handed_back", why=outcome, step=held.step)
         return "queued" if won else None
 
     def failed(self, held: HeldJob, error: Exception) -> str | None:

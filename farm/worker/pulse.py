@@ -94,7 +94,7 @@ class Poll:
         """Start what waits for this worker; returns how many jobs were started. A draining worker hands it back."""
         if self._hands.draining:
             for job_id, attempt in self._effects.assigned():
-                self._effects.hand_back(HeldJob(job_id, attempt))
+                self._effects.hand_back(HeldJob(job_id, attempt), "drained")
             return 0
         if not self._stages.has_room():
             return 0

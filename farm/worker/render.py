@@ -7,6 +7,7 @@ from functools import partial
 
 from farm.jobs.loading import JobForWorker
 from farm.worker.held import HeldJob
+from farm.worker.keeper import SETTLE_SECONDS, Keeper
 from farm.worker.prepare import Preparer
 from farm.worker.progress import Progress
 from farm.worker.publish import Publisher
@@ -16,17 +17,23 @@ from farm.worker.sample import Sampler
 class Renderer:
     """The runner of jobs that render."""
 
-    def __init__(self, preparer: Preparer, sampler: Sampler, publisher: Publisher, progress: Progress):
+    def __init__(
+        self, preparer: Preparer, sampler: Sampler, publisher: Publisher, progress: Progress, keeper: Keeper
+    ):
         self._preparer = preparer
         self._sampler = sampler
         self._publisher = publisher
         self._progress = progress
+        self._keeper = keeper
 
     def run(self, job: JobForWorker, held: HeldJob, device_is_free: Callable[[], None]) -> bool:
         """Render `job` and record its pictures; see `farm.worker.stages.Runner`."""
         work = self._preparer.prepare(job, held, model_hot=self._sampler.holds_model(job.model.key))
         with work.pins:
-            pictures = self._sampler.sample(work, partial(self._preparer.open_model, job, held))
+            checkpoint = self._keeper.find(job, held)
+            pictures = self._sampler.sample(work, partial(self._preparer.open_model, job, held), checkpoint)
         device_is_free()
         self._progress.job(held)
-        return self._publisher.publish(job, held, pictures, work.warnings)
+        # the history is told before the end, and nothing needs a checkpoint any more
+        self._keeper.settle(held, SETTLE_SECONDS, forget=True)
+        return self._publisher.publish(job, held, pictures, (*work.warnings, *held.notes))

@@ -27,6 +27,7 @@ from farm.models.hires import enlarged
 from farm.models.machines import State
 from farm.models.second_pass import begin_second
 from farm.store.trees import Tree
+from farm.worker.checkpoint import Restored
 from farm.worker.device import Device, in_words, is_out_of_memory, needed_bytes
 from farm.worker.effects import Effects
 from farm.worker.held import Hands, HeldJob
@@ -35,6 +36,7 @@ from farm.worker.models import HotModel, open_hot
 from farm.worker.prepare import Prepared
 from farm.worker.progress import Progress
 from farm.worker.rates import Rates
+from farm.worker.resume import Resumer, Run, saved
 from farm.worker.way import LoraWay
 
 log = structlog.get_logger(__name__)
@@ -62,18 +64,6 @@ class _Turn:
     error: BaseException | None = None
 
 
-@dataclass(slots=True, eq=False)
-class _Run:
-    """Some pictures of a job on their way through all its steps."""
-
-    pictures: int
-    #: pictures of the job that were finished before
-    done: int
-    #: steps done, of all passes, and the seconds that they took without patching
-    step: int = 0
-    seconds: float = 0.0
-
-
 class Sampler:
     """The device's thread. `sample` and `on_device` may be called from many threads; turns are first come, first
     served."""
@@ -89,6 +79,7 @@ class Sampler:
         rates: Rates,
         clock: Clock,
         *,
+        resumer: Resumer,
         preview_every: int,
         way: LoraWay,
         compiled: bool,
@@ -101,6 +92,7 @@ class Sampler:
         self._progress = progress
         self._rates = rates
         self._clock = clock
+        self._resumer = resumer
         self._preview_every = preview_every
         self._way = way
         self._compiled = compiled
@@ -117,15 +109,18 @@ class Sampler:
     def holds_model(self, key: str) -> bool:
         return self._models.holds(key)
 
-    def sample(self, work: Prepared, open_tree: Callable[[], Tree]) -> list[Result]:
+    def sample(
+        self, work: Prepared, open_tree: Callable[[], Tree], checkpoint: bytes | None = None
+    ) -> list[Result]:
         """The pictures or clips of a job, one for each seed. `open_tree` gives the model's files, should it not be loaded.
+        A `checkpoint` is gone on from, if it fits; why not stands in the job's notes.
 
         Raises:
             Interrupted: the job must not go on.
             Permanent: out of memory, or a picture became NaN.
             Exception: whatever the model raised.
         """
-        return self.on_device(work.held, partial(self._serve, work, open_tree))
+        return self.on_device(work.held, partial(self._serve, work, open_tree, checkpoint))
 
     def on_device(self, held: HeldJob, act: Callable[[], Outcome]) -> Outcome:
         """What `act` returns, called in the device's thread when it is this job's turn.
@@ -139,7 +134,7 @@ class Sampler:
         while not turn.started.wait(_LOOK_SECONDS):
             try:
                 self._hands.hand_back_unless(held, float("inf"))
-                held.check()
+                held.check_before_sampling()
             except BaseException:
                 turn.given_up = True
                 raise
@@ -172,24 +167,36 @@ class Sampler:
     def _begin(self, held: HeldJob, act: Callable[[], Outcome]) -> Outcome:
         # what has not begun when the worker stops is handed back
         self._hands.hand_back_unless(held, float("inf"))
-        held.check()
+        held.check_before_sampling()
         return act()
 
-    def _serve(self, work: Prepared, open_tree: Callable[[], Tree]) -> list[Result]:
+    def _serve(self, work: Prepared, open_tree: Callable[[], Tree], checkpoint: bytes | None) -> list[Result]:
         hot = self._open(work, open_tree)
         batches: deque[tuple[int, ...]] = deque([work.spec.seeds])
         pictures: list[Result] = []
+        finished: list[bytes] = []
+        restored = self._resumer.resume(work, hot, checkpoint)
+        if restored is not None:
+            assert hot.machine is not None
+            for done in restored.finished:
+                pictures += hot.machine.finish(done)
+            finished += restored.checkpoint.finished
+            batches = deque(seeds for seeds in (restored.running.spec.seeds, restored.left) if seeds)
         smaller = False
         while batches:
+            run = Run(pictures=len(batches[0]), done=len(pictures), finished=tuple(finished))
             try:
-                pictures += self._batch(work, hot, batches[0], done=len(pictures))
+                made, last = self._batch(work, hot, batches[0], run, restored)
+                pictures += made
+                if len(batches) > 1:
+                    finished += filter(None, [saved(last)])
             except BaseException as error:
                 self._restore(hot)
                 if not (isinstance(error, Exception) and is_out_of_memory(error)):
                     raise
                 if smaller:
                     raise self._too_large(error, work) from error
-                smaller = True
+                smaller, restored = True, None
                 log.warning("out_of_memory_trying_smaller", pictures=len(batches[0]), error=str(error)[:200])
                 # the error's frames hold what is to be freed
                 error.__traceback__ = None
@@ -199,6 +206,7 @@ class Sampler:
                 batches.extendleft(part for part in (seeds[half:], seeds[:half]) if part)
             else:
                 batches.popleft()
+                restored = None
         return pictures
 
     def _open(self, work: Prepared, open_tree: Callable[[], Tree]) -> HotModel:
@@ -221,39 +229,51 @@ class Sampler:
             hot, held.timings.model_hit = self._models.get(key, load)
         return hot
 
-    def _batch(self, work: Prepared, hot: HotModel, seeds: tuple[int, ...], done: int) -> list[Result]:
-        """Sample some of the job's pictures together, from the first step to the last."""
+    def _batch(
+        self, work: Prepared, hot: HotModel, seeds: tuple[int, ...], run: Run, restored: Restored | None
+    ) -> tuple[list[Result], State]:
+        """Sample some of the job's pictures together, from the first step, or where they were left, to the last."""
         machine, held, timings = hot.machine, work.held, work.held.timings
         assert machine is not None
         held.steps = work.job.spec.total_steps
         held.check()
         held.stage = Stage.PATCHING
         self._progress.job(held)
-        hot.choose_mode(work.plan, work.adapters, work.job.batch_key, len(seeds))
+        if restored is None:
+            hot.choose_mode(work.plan, work.adapters, work.job.batch_key, len(seeds))
+        else:
+            hot.patcher.use(restored.checkpoint.mode)
         patched = hot.patcher.seconds
         with held.timed(Stage.SAMPLING, self._clock):
-            run = _Run(pictures=len(seeds), done=done)
-            state = machine.begin(replace(work.spec, seeds=seeds), work.plan, work.adapters)
+            run.saved_at = self._clock.monotonic()
+            if restored is None:
+                state: State = machine.begin(replace(work.spec, seeds=seeds), work.plan, work.adapters)
+            else:
+                state = self._resumer.go_on(work, restored, run)
+                self._progress.job(held)
             self._pass(work, hot, state, run)
             if work.second_plan is not None:
-                state = begin_second(machine, state, work.second_plan)
+                if not run.second:
+                    run.second = True
+                    state = begin_second(machine, state, work.second_plan)
                 self._pass(work, hot, state, run)
                 # steps of the two differ in time, so the rate of such a job is their mean
                 self._rates.step_took(work.job.batch_key, run.seconds / run.step, run.pictures)
+            self._resumer.check(work, hot, state, run)
             pictures: list[Result] = [*machine.finish(state)]
         patching = hot.patcher.seconds - patched
         timings.seconds[Stage.SAMPLING] -= patching
         timings.seconds[Stage.PATCHING] += patching
-        return pictures
+        return pictures, state
 
-    def _pass(self, work: Prepared, hot: HotModel, state: State, run: _Run) -> None:
+    def _pass(self, work: Prepared, hot: HotModel, state: State, run: Run) -> None:
         while not state.done:
             self._step(work, hot, state, run)
 
-    def _step(self, work: Prepared, hot: HotModel, state: State, run: _Run) -> None:
+    def _step(self, work: Prepared, hot: HotModel, state: State, run: Run) -> None:
         machine, held = hot.machine, work.held
         assert machine is not None
-        held.check()
+        self._resumer.check(work, hot, state, run)
         began, patched = self._clock.monotonic(), hot.patcher.seconds
         self._effects.step(machine, [state])
         took = self._clock.monotonic() - began
@@ -265,12 +285,13 @@ class Sampler:
             self._rates.step_took(work.job.batch_key, sampling, run.pictures)
             hot.patcher.rates.step_took(hot.patcher.mode, work.job.batch_key, sampling / run.pictures)
         total = len(work.spec.seeds)
-        held.step = (held.steps * run.done + run.step * run.pictures) // total
+        held.step = run.overall(work)
         left = (total - run.done) * held.steps - run.pictures * run.step
         self._hands.hand_back_unless(held, took * left / run.pictures + PUBLISH_SECONDS)
         self._progress.job(held, seconds_per_step=round(took, 4))
         if self._preview_every and state.step % self._preview_every == 0 and not state.done:
             self._progress.preview(held, machine.preview(state))
+        self._resumer.save_if_due(work, hot, state, run)
 
     def _restore(self, hot: HotModel) -> None:
         """After anything but success the weights are put back at once; otherwise the next job changes what differs."""

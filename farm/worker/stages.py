@@ -10,9 +10,11 @@ from sqlalchemy.exc import DBAPIError
 
 from farm.errors import Permanent
 from farm.jobs.loading import JobForWorker
+from farm.jobs.states import TERMINAL
 from farm.logs import bound
 from farm.worker.effects import Effects
 from farm.worker.held import Hands, HeldJob, Interrupted
+from farm.worker.keeper import Keeper
 from farm.worker.outcomes import Endings
 from farm.worker.patience import Patience
 from farm.worker.progress import Progress
@@ -39,6 +41,7 @@ class Stages:
         runners: Mapping[str, Runner],
         progress: Progress,
         worker_name: str,
+        keeper: Keeper,
     ):
         self._effects = effects
         self._hands = hands
@@ -46,7 +49,8 @@ class Stages:
         self._runners = runners
         self._progress = progress
         self._worker_name = worker_name
-        self._endings = Endings(effects, patience)
+        self._keeper = keeper
+        self._endings = Endings(effects, patience, keeper)
         self._ahead = threading.Semaphore(AHEAD)
         self._claiming = threading.Lock()
 
@@ -73,6 +77,8 @@ class Stages:
                     state = self._run(held, ahead)
                 finally:
                     self._hands.let_go(held)
+                if state in TERMINAL:
+                    self._keeper.ended(held)
                 if state is not None:
                     self._progress.job(held, state)
             return True

@@ -36,6 +36,7 @@ from farm.worker.device import Device, pick_device
 from farm.worker.effects import Effects, sql_effects, store_effects
 from farm.worker.extract import Extractor
 from farm.worker.held import Hands
+from farm.worker.keeper import Keeper
 from farm.worker.memory import AdapterCache, ModelCache
 from farm.worker.models import HotModel
 from farm.worker.name import take_name
@@ -46,6 +47,7 @@ from farm.worker.publish import Publisher
 from farm.worker.pulse import Heartbeat, Poll
 from farm.worker.rates import Rates
 from farm.worker.render import Renderer
+from farm.worker.resume import Resumer
 from farm.worker.sample import Sampler
 from farm.worker.stages import AHEAD, Runner, Stages
 from farm.worker.way import LoraWay
@@ -110,6 +112,7 @@ class Worker:
                 return
         self._assemble(self._wrap(self._effects()))
         self._progress.start()
+        self._keeper.start()
         self._sampler.start()
         self._heartbeat.start()
         self._poll.start()
@@ -136,6 +139,7 @@ class Worker:
             log.warning("left_without_a_word", error=str(error.orig))
         self._progress.worker(self._id, "gone")
         self._progress.close()
+        self._keeper.close()
         if finished:
             self._consumer.stop()
             self._sampler.close()
@@ -209,6 +213,10 @@ class Worker:
         self._effects_in_use = effects
         self._progress = Progress(self.name, effects.tell, effects.show_preview, to_webp)
         patience = Patience(hands=hands, clock=clock)
+        self._keeper = keeper = Keeper(effects, patience)
+        resumer = Resumer(
+            keeper, self.device, clock, seconds=settings.checkpoint_seconds, compiled=settings.compile
+        )
         preparer = Preparer(
             effects,
             self._disk,
@@ -220,17 +228,17 @@ class Worker:
         )
         self._sampler = Sampler(
             effects, self.device, self._models, self._adapters, hands, self._progress, self._rates, clock,
-            preview_every=settings.preview_every, way=LoraWay.of(settings), compiled=settings.compile,
+            resumer=resumer, preview_every=settings.preview_every, way=LoraWay.of(settings), compiled=settings.compile,
         )  # fmt: skip
         publisher = Publisher(effects, patience, clock)
         extractor = Extractor(
             effects, preparer, self._sampler, hands, self._progress, patience, self._rates, self.device, clock
         )
         runners: dict[str, Runner] = {
-            Kind.RENDER: Renderer(preparer, self._sampler, publisher, self._progress).run,
+            Kind.RENDER: Renderer(preparer, self._sampler, publisher, self._progress, keeper).run,
             Kind.EXTRACT: extractor.run,
         }
-        stages = Stages(effects, hands, patience, runners, self._progress, self.name)
+        stages = Stages(effects, hands, patience, runners, self._progress, self.name, keeper)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="poll")
         self._consumer = Consumer(self._redis_url, self._id, stages.run, threads=THREADS)
         self._heartbeat = Heartbeat(

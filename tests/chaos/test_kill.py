@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,19 @@ def sampling(farm: RunningFarm, job_id: str) -> Callable[[], Any]:
     return look
 
 
+def checkpointed(farm: RunningFarm, job_id: str) -> Callable[[], Any]:
+    """Whether the job runs and another worker could go on with it."""
+    look = "select checkpoint_step from jobs where id = ? and state = 'running'"
+    (database,) = farm.folder.glob("*.db")
+
+    def ask() -> Any:
+        with closing(sqlite3.connect(database)) as connection:
+            row = connection.execute(look, [job_id]).fetchone()
+        return row and row[0]
+
+    return ask
+
+
 def ended(farm: RunningFarm, job_id: str) -> Callable[[], Any]:
     def look() -> Any:
         job = farm.client().get(f"/jobs/{job_id}")
@@ -45,16 +60,18 @@ def ended(farm: RunningFarm, job_id: str) -> Callable[[], Any]:
 
 
 def test_sigkill_of_a_worker_in_mid_sampling_gives_one_result_and_the_same_picture(tmp_path: Path) -> None:
-    with running_farm(tmp_path, workers=1) as farm:
+    with running_farm(tmp_path, workers=1, environment={"FARM_CHECKPOINT_SECONDS": "0.1"}) as farm:
         client = farm.client()
         calm = until(ended(farm, client.submit(LONG)["id"]), 240)
         assert calm["state"] == "succeeded", calm
         job_id = client.submit(LONG)["id"]
-        until(sampling(farm, job_id), 120)
+        until(checkpointed(farm, job_id), 120)
         os.kill(farm.pid("worker-1"), signal.SIGKILL)
         job = until(ended(farm, job_id), 240)
         assert job["state"] == "succeeded", (job, farm.logs())
         assert job["attempt"] == 2
+        (went_on,) = [event for event in job["events"] if event["transition"] == "resume"]
+        assert went_on["detail"].startswith("went on from step ")
         assert len(job["images"]) == 1
         assert job["images"][0]["sha256"] == calm["images"][0]["sha256"] or _pixels(client, job) == _pixels(
             client, calm

@@ -103,6 +103,12 @@ class Job(Base):
     cancel_requested_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]
     result_attempt: Mapped[int | None]
+    #: object with the state of a run in the middle, its hash, and the steps that are done in it
+    checkpoint_key: Mapped[str | None]
+    checkpoint_sha256: Mapped[str | None]
+    checkpoint_step: Mapped[int | None]
+    #: the attempt that is asked to give way to a more urgent job
+    preempt_attempt: Mapped[int | None]
     #: of a job that makes no pictures: what it made, with a report
     result: Mapped[dict[str, Any] | None]
     webhook: Mapped[str | None]
@@ -123,7 +129,7 @@ class Attempt(Base):
     worker_id: Mapped[str]
     started_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
-    #: succeeded, failed, cancelled, lost, drained, transient
+    #: succeeded, failed, cancelled, lost, drained, preempted, transient
     outcome: Mapped[str | None]
     detail: Mapped[str | None]
     #: seconds by stage: fetching, loading, patching, sampling, uploading; and counts: cache hits, bytes

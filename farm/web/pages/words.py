@@ -231,6 +231,8 @@ TRANSITIONS = {
     "assign": "given to a worker",
     "claim": "begun",
     "unassign": "taken off its worker",
+    "resume": "resumed",
+    "preempt": "asked to give way",
     "succeed": "succeeded",
     "retry_later": "put off after a passing error",
     "hand_back": "handed back by its worker",

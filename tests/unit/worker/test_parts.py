@@ -14,6 +14,7 @@ from farm.jobs.attempts import HeartbeatAnswer
 from farm.jobs.states import Stage
 from farm.worker import device
 from farm.worker.held import Hands, Interrupted
+from farm.worker.keeper import Keeper
 from farm.worker.name import take_name
 from farm.worker.outcomes import TABLE, Endings, Kind, judge
 from farm.worker.patience import Patience
@@ -41,6 +42,14 @@ def test_a_heartbeats_answer_reaches_the_jobs_it_names(hands: Hands) -> None:
         with pytest.raises(Interrupted) as told:
             held.check()
         assert told.value.reason == reason
+
+
+def test_a_job_that_is_to_give_way_notices_before_sampling_only(hands: Hands) -> None:
+    held = hands.take("a", 1)
+    hands.obey(HeartbeatAnswer(lost=frozenset(), cancel=frozenset(), give_way=frozenset({"a"})))
+    held.check()
+    with pytest.raises(Interrupted, match="preempted"):
+        held.check_before_sampling()
 
 
 def test_beats_tell_stage_and_step(hands: Hands, clock: ManualClock) -> None:
@@ -173,9 +182,11 @@ def test_endings_tell_sql_what_happened(hands: Hands, clock: ManualClock) -> Non
 
         return record
 
+    patience = Patience(hands=hands, clock=clock)
     endings = Endings(
         effects(**{name: note(name) for name in ("fail", "retry_later", "hand_back", "cancelled")}),
-        Patience(hands=hands, clock=clock),
+        patience,
+        Keeper(effects(), patience),
     )
     states = [
         endings.failed(held, Permanent("bad", code="damaged_file")),
@@ -188,7 +199,7 @@ def test_endings_tell_sql_what_happened(hands: Hands, clock: ManualClock) -> Non
     assert recorded == [
         ("fail", "damaged_file"),
         ("retry_later", "transient"),
-        ("hand_back", ""),
+        ("hand_back", "drained"),
         ("cancelled", ""),
     ]
     assert not hands.broken.is_set()
@@ -201,7 +212,8 @@ def test_an_ending_that_cannot_be_recorded_is_left_to_the_lease(hands: Hands, cl
     def fail(*_: object) -> bool:
         raise AWAY
 
-    endings = Endings(effects(fail=fail), Patience(hands=hands, clock=clock))
+    patience = Patience(hands=hands, clock=clock)
+    endings = Endings(effects(fail=fail), patience, Keeper(effects(), patience))
     assert endings.failed(hands.take("a", 1), Permanent("bad")) is None
 
 
