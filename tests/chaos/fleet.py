@@ -6,10 +6,14 @@ Each may carry faults: it kills or stops itself right before or after an effect,
 from __future__ import annotations
 
 import dataclasses
+import errno
 import multiprocessing
 import os
+import random
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,7 +21,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+from sqlalchemy import update
+
 from farm.clock import SystemClock
+from farm.db.models import Job
+from farm.jobs import moves
 from farm.settings import Settings
 from tests.support.history import check_history
 from tests.support.worker import Rig
@@ -34,31 +43,53 @@ QUICK: dict[str, Any] = {
 }  # fmt: skip
 
 
+Act = Literal["kill", "stop", "slow", "full", "scramble"]
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`act` happens to the process itself at the `call`-th call of an effect."""
+    """What happens to a process at the `call`-th call of an effect, or at each of the first `call` ones (full).
+
+    - kill, stop: SIGKILL or SIGSTOP to itself, before or after the effect
+    - slow: every call waits a tenth of a second
+    - full: no space left on device
+    - scramble: every message goes out three times, in no order, up to a second late
+    """
 
     effect: str
     when: Literal["before", "after"] = "before"
-    act: Literal["kill", "stop"] = "kill"
+    act: Act = "kill"
     call: int = 1
+    #: only calls of `step` for this seed count
+    seed: int | None = None
 
     def wrap(self, effect: Callable[..., Any]) -> Callable[..., Any]:
         calls = 0
-        number = signal.SIGKILL if self.act == "kill" else signal.SIGSTOP
 
         def faulty(*given: Any, **named: Any) -> Any:
             nonlocal calls
-            calls += 1
-            here = calls == self.call
+            counts = self.seed is None or any(self.seed in state.spec.seeds for state in given[1])
+            calls += counts
+            if self.act == "slow":
+                time.sleep(0.1)
+            elif self.act == "full" and calls <= self.call:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            elif self.act == "scramble":
+                for late in (0.6, 0.0, 1.0):
+                    threading.Timer(late * random.random(), effect, given, named).start()
+                return True
+            here = counts and calls == self.call and self.act in _SIGNALS
             if here and self.when == "before":
-                os.kill(os.getpid(), number)
+                os.kill(os.getpid(), _SIGNALS[self.act])
             result = effect(*given, **named)
             if here and self.when == "after":
-                os.kill(os.getpid(), number)
+                os.kill(os.getpid(), _SIGNALS[self.act])
             return result
 
         return faulty
+
+
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
 class JumpingClock(SystemClock):
@@ -103,6 +134,7 @@ def schedule(settings: Settings, faults: Sequence[Fault], log: Path, jump: float
 
 
 def _set_up(log: Path) -> None:
+    moves.RETRY_SECONDS = 0.2
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
         os.dup2(file, number)
@@ -117,6 +149,12 @@ class Fleet:
     rig: Rig
     processes: list[BaseProcess] = field(default_factory=list)
     jobs: list[str] = field(default_factory=list)
+
+    def submit_with_webhook(self, url: str, **values: Any) -> str:
+        (job,) = self.submit(**values)
+        with self.rig.sessions.begin() as session:
+            session.execute(update(Job).where(Job.id == job).values(webhook=url))
+        return job
 
     def worker(self, name: str, *faults: Fault, jump: float = 0.0, **settings: Any) -> BaseProcess:
         return self._start(work, name, faults, jump, {"worker_name": name} | settings)
@@ -141,21 +179,25 @@ class Fleet:
         self.processes.append(process)
         return process
 
-    def submit(self, count: int = 1, **values: Any) -> list[str]:
+    def submit(self, number: int = 1, /, **values: Any) -> list[str]:
         """So many queued jobs; `values` are of their specs."""
-        made = [self.rig.add_job(**values) for _ in range(count)]
+        made = [self.rig.add_job(**values) for _ in range(number)]
         self.jobs += made
         return made
 
-    def finished(self, *states: str, seconds: float = 90.0) -> None:
-        """Wait until all jobs have ended, as one of `states`, and check the history."""
+    def finished_jobs(self, *states: str, seconds: float = 90.0) -> None:
+        """Wait until all jobs have ended, as one of `states`."""
         ends = ("succeeded", "failed", "cancelled")
         self.rig.wait_until(
             lambda: all(self.rig.job(job).state in ends for job in self.jobs), self.logs, seconds
         )
-        check_history(self.rig.sessions, self.rig.store, self.jobs, self.rig.settings.cache_dir)
         found = {job: self.rig.job(job).state for job in self.jobs}
-        assert set(found.values()) <= set(states or ("succeeded",)), (found, self.logs())
+        assert set(found.values()) <= set(states), (found, self.logs())
+
+    def finished(self, *states: str, seconds: float = 90.0) -> None:
+        """As `finished_jobs`; by default all succeed; and check the history."""
+        self.finished_jobs(*(states or ("succeeded",)), seconds=seconds)
+        check_history(self.rig.sessions, self.rig.store, self.jobs, self.rig.settings.cache_dir)
 
     def logs(self) -> str:
         return "\n".join(
@@ -167,6 +209,11 @@ class Fleet:
             process.kill()
         for process in self.processes:
             process.join(10)
+
+
+def await_stopped(process: BaseProcess, rig: Rig) -> None:
+    """Wait until a process has stopped itself."""
+    rig.wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
 
 
 def kill(process: BaseProcess, number: signal.Signals = signal.SIGKILL) -> None:
