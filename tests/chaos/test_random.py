@@ -16,8 +16,8 @@ from redis import Redis
 
 from tests.chaos.fleet import Fleet, kill
 
-SECONDS = float(os.environ.get("FARM_CHAOS_SECONDS", "15"))
-JOBS = int(os.environ.get("FARM_CHAOS_JOBS", "120"))
+SECONDS = float(os.environ.get("FARM_CHAOS_SECONDS", "25"))
+JOBS = int(os.environ.get("FARM_CHAOS_JOBS", "150"))
 #: random kills look like poison
 CRASHES = {"crash_limit": 50}
 
