@@ -82,20 +82,23 @@ def test_g03_a_worker_stopped_past_its_lease_changes_nothing_when_it_wakes(fleet
         fleet.worker("sleeper-2", Fault("succeed", act="stop")),
     ]
     for process in sleepers:
-        (job,) = fleet.submit()
+        (job,) = fleet.submit(steps=12)
         rig.assign(job, up(rig, process.name))
         await_stopped(process, rig)
     stepping, recording = fleet.jobs
     fleet.scheduler()
-    healthy = fleet.worker("healthy")
-    fleet.finished_jobs("succeeded")
-    assert [rig.job(job).result_attempt for job in fleet.jobs] == [2, 2]
-    # the pictures of the attempt that was stopped right before its record, beside those of the result
-    assert rig.store.exists(keys.result(rows.OWNER, recording, 1, 0, "png"))
-    assert not rig.store.exists(keys.result(rows.OWNER, stepping, 1, 0, "png"))
-    kill(healthy)
+    healthy = fleet.worker("healthy", Fault("step", act="slow"))
+    # they wake while another attempt runs, so that only the number of the attempt tells them from it
+    rig.wait_until(
+        lambda: (job := rig.job(recording)).state == "running" and job.attempt > 1, fleet.logs, seconds=30
+    )
     for process in sleepers:
         kill(process, signal.SIGCONT)
+    fleet.finished_jobs("succeeded")
+    assert all((rig.job(job).result_attempt or 0) > 1 for job in fleet.jobs)
+    # the pictures of the attempt that was stopped right before its record, beside those of the result
+    assert rig.store.exists(keys.result(rows.OWNER, recording, 1, 0, "png"))
+    kill(healthy)
     # they live, join again and take new work
     fleet.submit(4)
     fleet.finished()
