@@ -80,15 +80,32 @@ class Fault:
                 return True
             here = counts and calls == self.call and self.act in _SIGNALS
             if here and self.when == "before":
-                os.kill(os.getpid(), _SIGNALS[self.act])
+                self._strike()
             result = effect(*given, **named)
             if here and self.when == "after":
-                os.kill(os.getpid(), _SIGNALS[self.act])
+                self._strike()
             return result
 
         return faulty
 
+    def _strike(self) -> None:
+        with _QUIET:
+            os.kill(os.getpid(), _SIGNALS[self.act])
 
+
+def quietly(effect: Callable[..., Any]) -> Callable[..., Any]:
+    def alone(*given: Any) -> Any:
+        with _QUIET:
+            return effect(*given)
+
+    return alone
+
+
+#: held during every transaction of a worker, so that none is stopped in the middle of one: it would keep SQLite locked
+_QUIET = threading.RLock()
+_SQL = (
+    "claim", "read_job", "beat", "assigned", "succeed", "fail", "retry_later", "hand_back", "cancelled", "leave",
+)  # fmt: skip
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
@@ -112,6 +129,7 @@ def work(settings: Settings, faults: Sequence[Fault], log: Path, jump: float) ->
         main.SystemClock = lambda: JumpingClock(jump)  # type: ignore[assignment,misc]
 
     def wrap(effects: Any) -> Any:
+        effects = dataclasses.replace(effects, **{name: quietly(getattr(effects, name)) for name in _SQL})
         for fault in faults:
             effects = dataclasses.replace(
                 effects, **{fault.effect: fault.wrap(getattr(effects, fault.effect))}

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
 from farm.db.engine import make_engine, make_sessions
@@ -152,3 +153,28 @@ def test_g13_a_cancel_while_the_job_goes_back_to_the_queue_is_not_lost(postgres_
     losing[0].join()
     row = job_row(sessions, job)
     assert (row.state, row.cancel_requested_at) == ("cancelled", NOW)
+
+
+def test_g03_a_worker_that_froze_within_a_transaction_does_not_hold_its_job(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("farm.db.engine.IDLE_MILLISECONDS", 300)
+    url = postgres.fresh()
+    frozen, engine = make_engine(url), make_engine(url)
+    sessions = make_sessions(engine)
+    seed(sessions)
+    worker = add_worker(sessions, "gpu-1")
+    job = add_job(sessions)
+    attempt = start(sessions, job, worker)
+    heartbeat = make_sessions(frozen)()
+    attempts.heartbeat(heartbeat, worker, [(job, attempt, "sampling", 1)])
+    with sessions.begin() as session:
+        session.execute(text("set local lock_timeout = '10s'"))
+        assert attempts.lose(session, job, attempt, 0, crash_limit=3, now=NOW)
+    with pytest.raises(DBAPIError):
+        heartbeat.commit()
+    heartbeat.close()
+    assert job_row(sessions, job).state == "queued"
+    for opened in (frozen, engine):
+        opened.dispose()
+    postgres.drop(url)
