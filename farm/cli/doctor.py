@@ -18,9 +18,11 @@ from farm.cli.direct import with_info_file
 from farm.cli.errors import EXIT_FAILED
 from farm.cli.output import print_json, say
 from farm.client.http import Client
-from farm.db.engine import make_engine, schema_state
+from farm.db.engine import make_engine, make_sessions, schema_state
 from farm.errors import FarmError
+from farm.jobs.stock import take_stock
 from farm.settings import Settings, load_settings
+from farm.store import keys
 from farm.store.s3 import open_store
 
 #: (what was found, what to do about it); the second is empty when all is well
@@ -28,7 +30,7 @@ Finding = tuple[str, str]
 
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> int:
-    """Check settings, programs, disk, database, Redis, store, dashboard and workers."""
+    """Check settings, programs, disk, database, Redis, store, what one names and the other holds, dashboard and workers."""
     settings = with_info_file(load_settings())
     findings = {name: _run(check, settings) for name, check in CHECKS.items()}
     if json:
@@ -116,6 +118,27 @@ def _store(settings: Settings) -> Finding:
     )
 
 
+def _objects(settings: Settings) -> Finding:
+    """Every row's object, every object's row: what a restore of only one of the two leaves behind."""
+    if not settings.s3_endpoint:
+        return "not compared: no store is set", "see the store"
+    store, engine = open_store(settings), make_engine(settings.resolved_database_url())
+    listed = (item.key for prefix in (keys.BLOBS, keys.RESULTS) for item in store.list_objects(prefix))
+    try:
+        with make_sessions(engine)() as session:
+            stock = take_stock(session, list(listed))
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", error)).splitlines()[0]
+        return f"not compared: {reason}", "see the database"
+    finally:
+        engine.dispose()
+    found = f"{len(stock.missing)} missing from the store, {len(stock.orphans)} named by no row"
+    lines = [f"missing: {what} ({key})" for what, key in stock.missing]
+    lines += [f"named by no row: {key}" for key in stock.orphans]
+    remedy = "put the missing objects back, or delete their rows" if stock.missing else ""
+    return "\n             ".join([found, *lines]), remedy
+
+
 def _farm(settings: Settings) -> Finding:
     from farm.cli.context import find_farm
 
@@ -134,5 +157,6 @@ CHECKS: dict[str, Callable[[Settings], Finding]] = {
     "database": _database,
     "redis": _redis,
     "store": _store,
+    "objects": _objects,
     "farm": _farm,
 }

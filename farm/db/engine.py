@@ -16,6 +16,8 @@ __all__ = ["make_engine", "make_sessions", "migrate", "schema_state"]
 BUSY_MILLISECONDS = 10_000
 #: seconds after which a request gives up on a database that is away or busy with others
 CONNECT_SECONDS = 2
+#: a process that froze within a transaction holds its rows no longer than a lease; else the leader would wait for it
+IDLE_MILLISECONDS = 30_000
 
 #: statements that need no write transaction on SQLite
 _READS = frozenset({"SELECT", "PRAGMA", "EXPLAIN", "VALUES"})
@@ -34,7 +36,10 @@ def make_engine(url: str, *, pool_size: int = 5, max_overflow: int = 10) -> Engi
         # errors go to logs, prompts do not
         hide_parameters=True,
         pool_timeout=CONNECT_SECONDS,
-        connect_args={"connect_timeout": CONNECT_SECONDS},
+        connect_args={
+            "connect_timeout": CONNECT_SECONDS,
+            "options": f"-c idle_in_transaction_session_timeout={IDLE_MILLISECONDS}",
+        },
     )
 
 

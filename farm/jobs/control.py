@@ -49,6 +49,8 @@ def cancel(session: Session, owner_id: str, job_id: str, now: datetime) -> State
         Conflict: it has succeeded or failed already.
     """
     guard = (Job.id == job_id, Job.owner_id == owner_id, Job.cancel_requested_at.is_(None))
+    # held still: between the two statements it could go from running back to the queue, and be seen by neither
+    session.execute(select(Job.id).where(*guard).with_for_update())
     ended = move(
         session,
         "cancel",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 from sqlalchemy import select
@@ -50,6 +51,8 @@ class Effects:
     #: (topic, owner, data): tell open pages
     tell: Callable[[str, str, dict[str, object]], None]
     deliver: Deliver
+    #: do what may take long beside the rounds; nothing while the last such work still goes on
+    aside: Callable[[Callable[[], object]], None]
     #: remove what belongs to nobody from the store
     sweep: Callable[[datetime], None]
 
@@ -111,7 +114,7 @@ class Scheduler:
         standing_still = self._expire()
         self._send_again()
         assigned = self._assign(standing_still)
-        deliver_due(self._sessions, self._effects.deliver, self._clock.now())
+        self._effects.aside(partial(deliver_due, self._sessions, self._effects.deliver, self._clock.now()))
         if self._clock.monotonic() - self._swept_at >= SWEEP_SECONDS:
             self._swept_at = self._clock.monotonic()
             self._effects.sweep(self._clock.now())

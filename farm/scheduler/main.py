@@ -18,6 +18,7 @@ from farm.queue.events import Event, publish
 from farm.queue.messages import RenderMessage, send_render
 from farm.queue.redis import connect
 from farm.queue.wake import wait
+from farm.scheduler.aside import Aside
 from farm.scheduler.loop import Effects, Scheduler, Timers
 from farm.scheduler.sweep import sweep_store
 from farm.scheduler.webhooks import deliver
@@ -57,6 +58,7 @@ def run(settings: Settings) -> None:
             wait=wait_for_bell,
             tell=tell,
             deliver=partial(_deliver, secret, settings.webhook_private),
+            aside=Aside("webhooks"),
             sweep=partial(sweep_store, sessions, store),
         ),
         clock,

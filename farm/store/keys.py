@@ -11,6 +11,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 #: of files that a job may make
 Ending = Literal["png", "webm", "webp"]
+BLOBS = "blobs/"
 RESULTS = "results/"
 UPLOADS = "uploads/"
 CHECKPOINTS = "checkpoints/"
@@ -24,7 +25,7 @@ def blob(sha256: str) -> str:
     """
     if not _SHA256.match(sha256):
         raise ValueError(f"{sha256!r} is no SHA-256 in lower-case hex digits")
-    return f"blobs/{sha256[:2]}/{sha256}"
+    return f"{BLOBS}{sha256[:2]}/{sha256}"
 
 
 def result(owner_id: str, job_id: str, attempt: int, index: int, ending: Ending = "png") -> str:

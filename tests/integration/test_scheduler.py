@@ -60,6 +60,7 @@ class Desk:
                 wait=lambda seconds: None,
                 tell=lambda *told: None,
                 deliver=deliver,
+                aside=lambda work: work() and None,
                 sweep=self.swept.append,
             ),
             self.clock,

@@ -53,15 +53,30 @@ class PostgresServer:
             ],
             check=True, capture_output=True, cwd="/", **user,
         )  # fmt: skip
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start the server over the data that it has."""
+        data = self._folder / "home" / "data"
         self._process = subprocess.Popen(
             [
                 self._programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(self._port), "-k", "",
                 "-c", "fsync=off", "-c", "shared_buffers=32MB", "-c", "max_connections=100",
             ],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
-            start_new_session=True, **user,
+            start_new_session=True, **_unprivileged(),
         )  # fmt: skip
         self._await_ready()
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    def crash(self) -> None:
+        """Stop as `pg_ctl stop -m immediate` does: no goodbye to anybody, recovery from the log at the next start."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(10)
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
