@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import case, insert, select, tuple_, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, case, exists, insert, or_, select, tuple_, update
+from sqlalchemy.orm import Session, aliased
 
 from farm.db.models import Attempt, Image, Job
 from farm.ids import new_ids
@@ -84,8 +84,20 @@ def assigned_to(session: Session, worker_id: str) -> list[tuple[str, int]]:
     return [(row.id, row.attempt) for row in rows]
 
 
+def _would_meet_poison(worker_id: str) -> ColumnElement[bool]:
+    """Whether the job would share its worker with one that may kill it, so that its own crashes would count for nothing.
+
+    A job that was lost waits until nothing else runs; others wait while such a job is there, so that its turn comes.
+    """
+    other = aliased(Job)
+    beside = select(other.id).where(other.worker_id == worker_id, other.id != Job.id)
+    alone = exists(beside.where(other.state == State.RUNNING))
+    lost_before = exists(beside.where(other.state.in_(sorted(HELD)), other.crash_count > 0))
+    return or_(and_(Job.crash_count > 0, alone), and_(Job.crash_count == 0, lost_before))
+
+
 def claim(session: Session, job_id: str, attempt: int, worker_id: str, now: datetime) -> bool:
-    """Begin a job that was assigned to this worker."""
+    """Begin a job that was assigned to this worker; one that was lost with its worker before has it to itself."""
     guess = first_guess(session, job_id, attempt, now)
     moved = move(
         session,
@@ -95,6 +107,7 @@ def claim(session: Session, job_id: str, attempt: int, worker_id: str, now: date
             Job.state == State.ASSIGNED,
             Job.attempt == attempt,
             Job.worker_id == worker_id,
+            ~_would_meet_poison(worker_id),
         ),
         {"state": State.RUNNING, "started_at": now, "stage": "fetching", "step": 0, "estimated_start": None},
         now,

@@ -161,6 +161,23 @@ def test_claim_wants_the_right_worker_attempt_and_state(farm: Sessions) -> None:
     assert not done(farm, lambda s: attempts.claim(s, job, attempt, worker, NOW))
 
 
+def test_a_job_that_was_lost_has_a_worker_to_itself(farm: Sessions) -> None:
+    worker = add_worker(farm, "gpu-1")
+    lost, first, second = add_job(farm), add_job(farm), add_job(farm)
+    start(farm, lost, worker)
+    assert done(farm, lambda s: attempts.lose(s, lost, 1, 0, crash_limit=3, now=NOW))
+    claim = lambda job, attempt: done(farm, lambda s: attempts.claim(s, job, attempt, worker, NOW))  # noqa: E731
+    start(farm, first, worker)
+    waiting, later = assign(farm, lost, worker), assign(farm, second, worker)
+    assert not claim(lost, waiting)
+    assert not claim(second, later), "else the turn of the lost one might never come"
+    assert done(farm, lambda s: attempts.hand_back(s, first, 1, NOW))
+    assert claim(lost, waiting)
+    assert not claim(second, later)
+    assert done(farm, lambda s: attempts.hand_back(s, lost, waiting, NOW))
+    assert claim(second, later)
+
+
 def test_assign_wants_a_waiting_job_whose_pause_is_over(farm: Sessions) -> None:
     job, worker = add_job(farm), add_worker(farm, "gpu-1")
     attempt = start(farm, job, worker)

@@ -140,6 +140,17 @@ class Farm(RuleBasedStateMachine):
         pair = self.pair(which)
         model = self.jobs[pair[0]]
         foreseen = (model.state, model.attempt, model.worker) == ("assigned", pair[1], self.workers[worker])
+        beside = [
+            other
+            for job, other in self.jobs.items()
+            if job != pair[0]
+            and other.worker == self.workers[worker]
+            and other.state in ("assigned", "running")
+        ]
+        if model.crashes:  # what was lost with its worker has it to itself
+            foreseen &= not any(other.state == "running" for other in beside)
+        else:
+            foreseen &= not any(other.crashes for other in beside)
         assert self.do(lambda s: attempts.claim(s, *pair, self.workers[worker], self.now)) == foreseen
         if foreseen:
             model.state = "running"

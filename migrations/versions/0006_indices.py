@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
@@ -23,6 +23,7 @@ VACUUM = (
 
 
 def upgrade() -> None:
+    # SQLite, which has no statistics, prefers the index made last: it is to be this one for a batch, not an owner's
     op.create_index("ix_jobs_batch_list", "jobs", ["batch_id", "state", "id"])
     op.drop_index("ix_jobs_batch_state", "jobs")
     op.drop_index("ix_jobs_worker", "jobs")
