@@ -6,6 +6,7 @@ What Farm does more per job: two scheduler decisions in SQL, claim, heartbeat, o
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -43,7 +44,9 @@ def celery_rate(redis_url: str, workers: int) -> float:
     """Tasks per second of plain Celery from the first publish to the last count."""
     environment = {**os.environ, "PEER_REDIS_URL": redis_url}
     os.environ["PEER_REDIS_URL"] = redis_url
-    from benchmarks._celery_peer import app, count
+    # the module reads the address when it is imported, and each farm has a Redis of its own
+    peer = importlib.reload(importlib.import_module("benchmarks._celery_peer"))
+    app, count = peer.app, peer.count
 
     client = redis.Redis.from_url(redis_url)
     client.delete("peer:done")

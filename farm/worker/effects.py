@@ -74,6 +74,8 @@ class Effects:
     # Redis: hints, never the truth
     tell: Callable[[Event], object]
     show_preview: Callable[[str, bytes], object]
+    #: wake the schedulers
+    ring: Callable[[], object]
 
 
 def sql_effects(sessions: sessionmaker[Session], worker_id: str, clock: Clock) -> Mapping[str, Any]:

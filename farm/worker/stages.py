@@ -77,6 +77,9 @@ class Stages:
                     state = self._run(held, ahead)
                 finally:
                     self._hands.let_go(held)
+                    if not self._hands.current():
+                        # idle now: the next round need not wait for its time
+                        self._effects.ring()
                 if state in TERMINAL:
                     self._keeper.ended(held)
                 if state is not None:

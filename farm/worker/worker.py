@@ -26,7 +26,7 @@ from farm.lora.tensors import Adapter
 from farm.models.diffusers_loader import load_adapter as load_for_diffusers
 from farm.models.load import load as load_model
 from farm.models.preview import to_webp
-from farm.queue import events
+from farm.queue import events, wake
 from farm.queue.redis import connect
 from farm.settings import Settings
 from farm.store.disk import DiskCache
@@ -206,6 +206,7 @@ class Worker:
             step=lambda machine, states: machine.step(states),
             tell=partial(events.publish, self._redis),
             show_preview=partial(events.set_preview, self._redis),
+            ring=partial(wake.ring, self._redis),
         )
 
     def _assemble(self, effects: Effects) -> None:

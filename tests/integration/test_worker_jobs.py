@@ -28,6 +28,7 @@ from farm.jobs import control
 from farm.jobs.metadata import read_png
 from farm.models.families import describe, layout
 from farm.queue import events
+from farm.queue.wake import BELL
 from farm.worker.effects import Effects
 from tests.support import jobs as rows
 from tests.support import tiny_pipelines
@@ -384,6 +385,14 @@ def test_an_operators_drain_finishes_what_is_held_and_takes_nothing(rig: Rig, st
     rig.wait_until(lambda: not worker.hands.draining)
     rig.assign(job_id, worker.id)
     assert rig.wait_for(job_id, "succeeded").result_attempt == 2
+
+
+def test_a_worker_that_becomes_idle_wakes_the_schedulers(rig: Rig, start: Start, redis: Redis) -> None:
+    worker = start()
+    job_id = rig.add_job()
+    rig.assign(job_id, worker.id)
+    rig.wait_for(job_id, "succeeded")
+    rig.wait_until(lambda: redis.xlen(BELL) == 1)
 
 
 def test_an_operators_reload_loads_the_model_afresh(rig: Rig, start: Start) -> None:
