@@ -92,6 +92,8 @@ class DiffusersPatcher:
         self._fuse = fuse
         self._pristine = Pristine(pristine)
         self._loaded: dict[str, str] = {}
+        #: peft's layers, where the model's stood
+        self._touched: tuple[tuple[Layer, BaseTunerLayer], ...] = ()
         #: what each layer has now
         self._keys: dict[str, Key] = {}
 
@@ -128,6 +130,7 @@ class DiffusersPatcher:
             self.restore(self._layout.components)
             self._pipeline.unload_lora_weights()
             self._loaded.clear()
+            self._touched = ()
         self._keys.clear()
 
     def release(self) -> None:
@@ -144,6 +147,7 @@ class DiffusersPatcher:
         if wanted - self._loaded.keys():
             self.restore(self._layout.components)
             self._keys.clear()  # what is loaded begins at strength 1, everywhere
+            self._touched = ()
         for schedule in plan.adapters:
             adapter = adapters[schedule.sha256]
             sha256 = schedule.sha256
@@ -155,6 +159,8 @@ class DiffusersPatcher:
                 )
             if sha256 not in self._loaded:
                 self._loaded[sha256] = self._take(adapter, f"farm_{sha256[:16]}")
+        if self._loaded and not self._touched:
+            self._touched = tuple(self._find())
 
     def _take(self, adapter: DiffusersAdapter, name: str) -> str:
         try:
@@ -175,11 +181,14 @@ class DiffusersPatcher:
         return name
 
     def _layers(self, components: Collection[str] | None) -> Iterator[tuple[Layer, BaseTunerLayer]]:
-        """Layers that an adapter has touched; peft's stand where the model's stood."""
-        if not self._loaded:
-            return
+        """Layers that an adapter has touched, of `components`."""
+        for layer, module in self._touched:
+            if components is None or layer.component in components:
+                yield layer, module
+
+    def _find(self) -> Iterator[tuple[Layer, BaseTunerLayer]]:
         for layer in self._layout.layers.values():
-            if layer.component in self._modules and (components is None or layer.component in components):
+            if layer.component in self._modules:
                 module = layer_module(self._modules[layer.component], layer)
                 if isinstance(module, BaseTunerLayer):
                     yield layer, module

@@ -29,11 +29,9 @@ log = structlog.get_logger(__name__)
 
 
 class MeasuredPatcher:
-    """Applies adapters in one of the two ways, and counts the seconds that it takes, wherever in a step it is called."""
+    """Applies adapters in one of several ways, and counts the seconds that it takes, wherever in a step it is called."""
 
-    def __init__(
-        self, loaded: LoadedModel, device: Device, clock: Clock, way: LoraWay, folder: Path | None = None
-    ):
+    def __init__(self, loaded: LoadedModel, device: Device, clock: Clock, way: LoraWay, folder: Path):
         """`folder` holds the model's files, for weights that are put back from there."""
         where: Where = "file" if way.fuse_native else where_pristine(device, loaded.bytes)
         self.branch = SideBranch(loaded.modules, loaded.layout)
@@ -154,9 +152,9 @@ def _why_not_written(loaded: LoadedModel) -> str:
     return ""
 
 
-def weight_files(loaded: LoadedModel, folder: Path | None) -> Mapping[str, Sequence[Path]]:
+def weight_files(loaded: LoadedModel, folder: Path) -> Mapping[str, Sequence[Path]]:
     """The files of each component's weights; none for a checkpoint file, whose tensors have other names."""
-    if folder is None or loaded.info.format != "diffusers":
+    if loaded.info.format != "diffusers":
         return {}
     return {name: sorted((folder / name).glob("*.safetensors")) for name in loaded.modules}
 
