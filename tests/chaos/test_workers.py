@@ -173,7 +173,8 @@ def test_g13_a_cancel_at_any_place_leaves_no_picture(fleet: Fleet) -> None:
     )
     workers = {fault: fleet.worker(f"asked-{place}", fault) for place, fault in enumerate(places)}
     for process in workers.values():
-        (job,) = fleet.submit(count=2)
+        # more steps than can pass between two heartbeats, but for the one that has sampled already
+        (job,) = fleet.submit(count=2, steps=4 if process.name == "asked-2" else 150)
         rig.assign(job, up(rig, process.name))
     for process in workers.values():
         await_stopped(process, rig)
