@@ -33,6 +33,16 @@ def submit(
     seed: Annotated[int | None, typer.Option(help="Drawn at random when absent.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames, for a model that makes videos.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second of a video.")] = None,
+    guidance_2: Annotated[
+        float | None,
+        typer.Option("--guidance-2", help="Guidance of the second expert, for a model that has one."),
+    ] = None,
+    true_cfg: Annotated[
+        float | None,
+        typer.Option(
+            "--true-cfg", help="Guidance by the negative prompt, for a model that is told its guidance."
+        ),
+    ] = None,
     hr_scale: Annotated[
         float | None, typer.Option(help="Make a second pass, with the picture enlarged by this.")
     ] = None,
@@ -53,7 +63,8 @@ def submit(
     spec = {
         "prompt": prompt, "negative_prompt": negative, "model": model, "width": width, "height": height,
         "steps": steps, "guidance_scale": guidance, "sampler": sampler, "seed": seed, "count": count,
-        "priority": priority, "frames": frames, "fps": fps, "hr_scale": hr_scale, "hr_steps": hr_steps,
+        "priority": priority, "frames": frames, "fps": fps, "guidance_scale_2": guidance_2,
+        "true_cfg_scale": true_cfg, "hr_scale": hr_scale, "hr_steps": hr_steps,
         "hr_strength": hr_strength,
     }  # fmt: skip
     farm = client()

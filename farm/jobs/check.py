@@ -86,9 +86,10 @@ def _numbers(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> 
         yield _bad("steps", f"{spec.steps} steps", f"give 1 to {most}", "out_of_bounds")
     if not 1 <= spec.count <= limits.max_count:
         yield _bad("count", f"{spec.count} pictures", f"give 1 to {limits.max_count}", "out_of_bounds")
-    if not 0 <= spec.guidance_scale <= limits.max_guidance_scale:  # false for NaN, too
-        found = f"{spec.guidance_scale:g}"
-        yield _bad("guidance_scale", found, f"give 0 to {limits.max_guidance_scale:g}", "out_of_bounds")
+    for field in ("guidance_scale", "guidance_scale_2", "true_cfg_scale"):
+        scale = getattr(spec, field)
+        if scale is not None and not 0 <= scale <= limits.max_guidance_scale:  # false for NaN, too
+            yield _bad(field, f"{scale:g}", f"give 0 to {limits.max_guidance_scale:g}", "out_of_bounds")
 
 
 def _video(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> Iterator[Problem]:

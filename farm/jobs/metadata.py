@@ -26,10 +26,10 @@ VERSION = 1
 #: fields of our JSON that a spec takes over
 _SPEC_FIELDS = (
     "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "sampler", "seed", "linear_curves",
-    "frames", "fps", "hr_scale", "hr_steps", "hr_strength",
+    "frames", "fps", "guidance_scale_2", "true_cfg_scale", "hr_scale", "hr_steps", "hr_strength",
 )  # fmt: skip
-#: fields that only some jobs have: of a video, of a second pass
-_RARE = ("frames", "fps", "hr_scale", "hr_steps", "hr_strength")
+#: fields that only some jobs have: of a video, of further guidance, of a second pass
+_RARE = ("frames", "fps", "guidance_scale_2", "true_cfg_scale", "hr_scale", "hr_steps", "hr_strength")
 
 
 def image_info(

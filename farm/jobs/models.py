@@ -15,6 +15,7 @@ from farm.errors import BadRequest, Conflict, NotFound, Problem
 from farm.ids import ModelId, new_id
 from farm.jobs.spec import near, storable
 from farm.models.families import ModelInfo
+from farm.models.guidance import further_scales
 from farm.models.hires import second_pass_exists
 
 
@@ -121,7 +122,7 @@ def list_models(session: Session) -> list[dict[str, Any]]:
 
 
 def model_view(session: Session, model_id: str) -> dict[str, Any]:
-    """One model: id, name, family, sha256, bytes, defaults, limits, second_pass, files, created_at,
+    """One model: id, name, family, sha256, bytes, defaults, limits, further_scales, second_pass, files, created_at,
     hot_on.
 
     Raises:
@@ -180,6 +181,7 @@ def _view(model: Model, hot: Mapping[str, list[str]]) -> dict[str, Any]:
         "defaults": defaults,
         "limits": limits,
         "second_pass": second_pass_exists(model.configs),
+        "further_scales": list(further_scales(model.family, model.configs)),
         "files": len(model.manifest),
         "owner": model.owner_id,
         "created_at": model.created_at,

@@ -21,6 +21,7 @@ from farm.jobs.spec import JobSpec, parse_spec
 from farm.jobs.suits import suits
 from farm.lora.formats.inspect import AdapterInfo
 from farm.lora.schedule import StrengthPlan
+from farm.models.guidance import why_no_negative
 from farm.models.samplers import check_fits, normalise_sampler
 from farm.prompt import explain as explaining
 from farm.prompt import triggers
@@ -167,7 +168,7 @@ class Preparer:
             networks=networks,
             plan=fitted.plan,
             second_plan=fitted.second_plan,
-            warnings=(*fitted.warnings, *_about_negative(spec)),
+            warnings=(*fitted.warnings, *_about_negative(spec, model)),
             model_id=model.id,
             model_name=model.name,
             model_key=model.sha256,
@@ -273,6 +274,9 @@ def network_set(networks: tuple[Network, ...]) -> str:
 def batch_key(spec: JobSpec, model_key: str) -> str:
     """Equal for jobs that may be sampled in one forward pass, and that take the same time for a step."""
     key = f"{model_key[:16]}:{spec.width}x{spec.height}:{spec.steps}:{spec.sampler}:{spec.guidance_scale:g}"
+    further = (spec.guidance_scale_2, spec.true_cfg_scale)
+    if further != (None, None):
+        key += ":" + ":".join("" if scale is None else f"{scale:g}" for scale in further)
     if spec.frames is not None:
         key += f":{spec.frames}f"
     if spec.hr_scale is not None:
@@ -280,7 +284,13 @@ def batch_key(spec: JobSpec, model_key: str) -> str:
     return key
 
 
-def _about_negative(spec: JobSpec) -> tuple[str, ...]:
+def _about_negative(spec: JobSpec, model: ModelRow) -> tuple[str, ...]:
+    if not spec.negative_prompt.strip():
+        return ()
+    found = []
     if "<lora:" in spec.negative_prompt.casefold():
-        return ("tags in the negative prompt are not applied; write them into the prompt",)
-    return ()
+        found.append("tags in the negative prompt are not applied; write them into the prompt")
+    why = why_no_negative(model.family, model.configs, spec.guidance_scale or 0.0, spec.true_cfg_scale)
+    if why:
+        found.append(f"the negative prompt has no effect on {model.name}: {why}")
+    return tuple(found)

@@ -17,7 +17,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 class JobSpec(BaseModel):
     """A job as asked for. None stands for the model's own default, or a drawn seed; a normalised spec has None only for
-    `webhook`, for `frames` and `fps` of pictures, and for the fields of a second pass that is not made."""
+    `webhook`, for `frames` and `fps` of pictures, for further guidance, and for the fields of a second pass that is not
+    made."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -43,6 +44,15 @@ class JobSpec(BaseModel):
     )
     frames: int | None = Field(None, description="Frames of a video; only for models that make videos.")
     fps: float | None = Field(None, description="Frames a second of a video.")
+    guidance_scale_2: float | None = Field(
+        None,
+        description="Guidance of the second expert, for models that have one (Wan 2.2); None: the first one's.",
+    )
+    true_cfg_scale: float | None = Field(
+        None,
+        description="Guidance by the negative prompt, for models that are told `guidance_scale` as a number (Flux.1, "
+        "HunyuanVideo, distilled Qwen-Image); None or 1: the negative prompt has no effect.",
+    )
     hr_scale: float | None = Field(
         None, description="Makes a second pass over the picture, enlarged by this; None: no second pass."
     )
@@ -59,7 +69,9 @@ class JobSpec(BaseModel):
 
 FIELDS: tuple[str, ...] = tuple(JobSpec.model_fields)
 _INTEGERS = frozenset({"width", "height", "steps", "seed", "count", "frames", "hr_steps"})
-_NUMBERS = frozenset({"guidance_scale", "fps", "hr_scale", "hr_strength"})
+_NUMBERS = frozenset(
+    {"guidance_scale", "guidance_scale_2", "true_cfg_scale", "fps", "hr_scale", "hr_strength"}
+)
 
 #: what a field wants, by pydantic's error type
 _WANTED = {

@@ -1,4 +1,4 @@
-"""Whether a model can do what a job asks: videos and second passes are not for every family."""
+"""Whether a model can do what a job asks: videos, second passes and further guidance are not for every family."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from farm.errors import Problem
 from farm.jobs.models import ModelRow
 from farm.jobs.spec import JobSpec
+from farm.models.guidance import further_scales
 from farm.models.hires import second_pass_exists
 
 
@@ -19,6 +20,15 @@ def suits(spec: JobSpec, model: ModelRow) -> Iterator[Problem]:
                 code="no_video",
                 message=f"{name}: {model.name} makes pictures, not videos",
                 hint=f"leave {name} out, or choose a model that makes videos",
+                pointer=f"/{name}",
+            )
+    known = further_scales(model.family, model.configs)
+    for name in ("guidance_scale_2", "true_cfg_scale"):
+        if getattr(spec, name) is not None and name not in known:
+            yield Problem(
+                code="no_such_guidance",
+                message=f"{name}: {model.name} does not read it",
+                hint=f"leave {name} out; this model goes by {' and '.join(('guidance_scale', *known))}",
                 pointer=f"/{name}",
             )
     if spec.hr_scale is not None and not second_pass_exists(model.configs):

@@ -115,6 +115,8 @@ class Preparer:
                     seeds=job.seeds,
                     frames=spec.frames,
                     fps=spec.fps,
+                    guidance_scale_2=spec.guidance_scale_2,
+                    true_cfg_scale=1.0 if spec.true_cfg_scale is None else spec.true_cfg_scale,
                     hires=_hires(spec),
                 ),
                 plan=gathered.plan,

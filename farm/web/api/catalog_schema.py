@@ -65,6 +65,9 @@ class ModelView(BaseModel):
     pipeline: str
     defaults: dict[str, Any]
     limits: dict[str, Any]
+    further_scales: list[str] = Field(
+        description="Which of `guidance_scale_2` and `true_cfg_scale` it reads."
+    )
     second_pass: bool = Field(description="Whether a job may ask for `hr_scale`.")
     files: int
     owner: str

@@ -151,6 +151,8 @@ class JobView(BaseModel):
     linear_curves: bool
     frames: int | None
     fps: float | None
+    guidance_scale_2: float | None
+    true_cfg_scale: float | None
     hr_scale: float | None
     hr_steps: int | None
     hr_strength: float | None

@@ -146,7 +146,10 @@ def _render(
             for adapter in known
         ],
         "models": [
-            {key: model[key] for key in ("name", "family", "defaults", "limits", "second_pass")}
+            {
+                key: model[key]
+                for key in ("name", "family", "defaults", "limits", "second_pass", "further_scales")
+            }
             for model in all_models
         ],
         "presets": saved,
@@ -162,6 +165,7 @@ def _render(
         presets=saved,
         samplers=LABELS.items(),
         max_frames=services().limits.max_frames,
+        further_scales={name for model in all_models for name in model["further_scales"]},
         videos=any("frames" in model["defaults"] for model in all_models),
         used=prompts.adapters(form["prompt"]),
         strip=strip,

@@ -24,6 +24,8 @@ FIELDS = (
     "priority",
     "frames",
     "fps",
+    "guidance_scale_2",
+    "true_cfg_scale",
     "hr_scale",
     "hr_steps",
     "hr_strength",

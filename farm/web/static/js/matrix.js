@@ -2,7 +2,7 @@
 const area = document.getElementById("matrix");
 const builder = document.getElementById("matrix-builder");
 const count = document.getElementById("matrix-count");
-const FIELDS = ["seed", "steps", "guidance_scale", "sampler", "model", "width", "height", "prompt", "negative_prompt", "count", "priority", "frames", "fps", "hr_scale", "hr_steps", "hr_strength"];
+const FIELDS = ["seed", "steps", "guidance_scale", "sampler", "model", "width", "height", "prompt", "negative_prompt", "count", "priority", "frames", "fps", "guidance_scale_2", "true_cfg_scale", "hr_scale", "hr_steps", "hr_strength"];
 const EMPTY = { base: { prompt: "" }, axes: {} };
 const axes = builder.querySelector("[data-axes]");
 const prompt = builder.querySelector("[data-prompt]");

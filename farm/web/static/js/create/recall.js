@@ -5,7 +5,7 @@ import { park, parked } from "./cards.js";
 import { changed, data, form, onChange, spec } from "./state.js";
 
 const DRAFT = "farm-draft";
-const FIELDS = ["prompt", "negative_prompt", "model", "width", "height", "steps", "guidance_scale", "sampler", "seed", "count", "priority", "frames", "fps", "hr_scale", "hr_steps", "hr_strength"];
+const FIELDS = ["prompt", "negative_prompt", "model", "width", "height", "steps", "guidance_scale", "sampler", "seed", "count", "priority", "frames", "fps", "guidance_scale_2", "true_cfg_scale", "hr_scale", "hr_steps", "hr_strength"];
 const veil = document.getElementById("drop-veil");
 
 /** Fills the form from a job's spec; with `all`, fields that it lacks become empty. */

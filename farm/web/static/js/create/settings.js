@@ -1,5 +1,5 @@
 /** The settings column: shapes, sliders beside numbers, the seed, and the sheet that it becomes on a phone. */
-import { changed, data, form, makesVideos, modelOf, onChange, secondPass, steps } from "./state.js";
+import { changed, data, FURTHER, form, makesVideos, modelOf, onChange, reads, secondPass, steps } from "./state.js";
 
 const RATIOS = [["1:1", 1, 1], ["3:2", 3, 2], ["2:3", 2, 3], ["16:9", 16, 9], ["9:16", 9, 16]];
 const MAX_SEED = 2 ** 32;
@@ -45,7 +45,7 @@ function show() {
   const { defaults = {} } = model ?? {};
   for (const name of ["width", "height", "steps", "guidance_scale", "frames", "fps"]) if (form.elements[name]) form.elements[name].placeholder = defaults[name] ?? "";
   form.elements.hr_steps.placeholder = steps();
-  const standing = { ...defaults, hr_scale: 1, hr_steps: steps(), hr_strength: 0.5 };
+  const standing = { ...defaults, guidance_scale_2: form.elements.guidance_scale.value || defaults.guidance_scale, true_cfg_scale: 1, hr_scale: 1, hr_steps: steps(), hr_strength: 0.5 };
   const now = [Number(width.value) || defaults.width, Number(height.value) || defaults.height];
   RATIOS.forEach(([, across, down], index) => ratios.children[index]?.setAttribute("aria-pressed", String(model && sides(across, down).join() === now.join())));
   for (const slider of document.querySelectorAll("[data-for]")) {
@@ -54,6 +54,10 @@ function show() {
     slider.style.setProperty("--v", `${(100 * (Math.min(slider.max, value) - slider.min)) / (slider.max - slider.min)}%`);
   }
   if (video) video.hidden = !makesVideos();
+  for (const name of FURTHER) {
+    const field = document.getElementById(`${name}-field`);
+    if (field) field.hidden = !reads(name);
+  }
   hires.hidden = model ? !model.second_pass : false;
   const scale = Number(form.elements.hr_scale.value);
   hiresWord.textContent = secondPass() && scale > 1 ? `${grown(now[0], scale)} × ${grown(now[1], scale)}` : "off";

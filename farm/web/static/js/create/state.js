@@ -40,6 +40,10 @@ export function writeTag(tag, origin) {
 
 export const makesVideos = () => "frames" in (modelOf()?.defaults ?? {});
 
+/** Guidance that only some models read. */
+export const FURTHER = ["guidance_scale_2", "true_cfg_scale"];
+export const reads = (name) => (modelOf()?.further_scales ?? []).includes(name);
+
 /** Whether the form asks for a second pass that the model can make. */
 export const secondPass = () => Boolean(form.elements.hr_scale.value.trim() && modelOf()?.second_pass);
 
@@ -50,9 +54,9 @@ export function spec() {
     const value = form.elements[name]?.value ?? "";
     if (value.trim()) asked[name] = value;
   }
-  for (const name of ["width", "height", "steps", "guidance_scale", "seed", "count", "frames", "fps", "hr_scale", "hr_steps", "hr_strength"]) {
+  for (const name of ["width", "height", "steps", "guidance_scale", "seed", "count", "frames", "fps", ...FURTHER, "hr_scale", "hr_steps", "hr_strength"]) {
     const value = form.elements[name]?.value.trim();
-    if (!value || (name.startsWith("hr_") && !secondPass()) || (["frames", "fps"].includes(name) && !makesVideos())) continue;
+    if (!value || (name.startsWith("hr_") && !secondPass()) || (["frames", "fps"].includes(name) && !makesVideos()) || (FURTHER.includes(name) && !reads(name))) continue;
     asked[name] = Number.isFinite(Number(value)) ? Number(value) : value;
   }
   return asked;
