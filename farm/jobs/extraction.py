@@ -27,7 +27,8 @@ from farm.lora.formats.inspect import AdapterInfo
 from farm.lora.formats.match import match
 from farm.lora.schedule import StrengthPlan
 from farm.prompt.numbers import format_number
-from farm.prompt.tags import Tag, parse
+from farm.prompt.tag import Tag
+from farm.prompt.tags import parse
 
 #: fields of a job that mean nothing to an extraction
 _NO_PICTURE = ("width", "height", "guidance_scale", "sampler", "seed")

@@ -25,7 +25,7 @@ from farm.models import families
 from farm.prompt import resolve
 from farm.prompt.passes import plans
 from farm.prompt.resolve import AdapterRef
-from farm.prompt.tags import Tag
+from farm.prompt.tag import Tag
 
 #: fits that are remembered at a time: a batch may have as many as rows
 _KEPT = 1000

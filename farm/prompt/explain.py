@@ -15,7 +15,8 @@ from farm.lora.schedule import StrengthPlan
 from farm.prompt.blocks import ANY_FAMILY, UNET_BLOCKS
 from farm.prompt.mistakes import Mistake
 from farm.prompt.resolve import AdapterRef, Presets, find, plan
-from farm.prompt.tags import Tag, parse
+from farm.prompt.tag import Tag
+from farm.prompt.tags import parse
 
 Strengths = dict[str, dict[str, list[float]]]
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from farm.errors import Problem
+
+_LONGEST_QUOTE = 200
+
 
 class Mistake(Exception):
     """Raised by readers of items; `farm.prompt.tags` and `farm.prompt.resolve` turn it into a Problem."""
@@ -21,3 +25,20 @@ def shown(text: str, most: int = 40) -> str:
     """
     text = " ".join(text.split())
     return repr(text if len(text) <= most else text[:most] + "…")
+
+
+def problem(mistake: Mistake, tag: str, item: str, column: int) -> Problem:
+    """`mistake` with its place in the prompt: the tag and the item as written, the column counted from 1."""
+    return Problem(
+        code=mistake.code,
+        message=mistake.message,
+        hint=mistake.hint,
+        pointer="/prompt",
+        tag=_quoted(tag),
+        item=_quoted(item),
+        column=column,
+    )
+
+
+def _quoted(text: str) -> str:
+    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from farm.lora.layout import Layout
 from farm.lora.schedule import StrengthPlan
 from farm.prompt.resolve import AdapterRef, ResolvedPlan, plan
-from farm.prompt.tags import Tag
+from farm.prompt.tag import Tag
 
 #: keys of a tag that only a second pass looks at
 KEYS = ("hr", "hrte", "hrunet")

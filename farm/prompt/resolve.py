@@ -22,7 +22,7 @@ from farm.lora.schedule import AdapterSchedule, StrengthPlan
 from farm.prompt.blocks import Factors, lbw_factors, range_factors
 from farm.prompt.curves import Curve
 from farm.prompt.mistakes import Mistake, shown
-from farm.prompt.tags import Tag, format_tag
+from farm.prompt.tag import Tag, format_tag
 
 Presets = Mapping[str, Sequence[float]]
 

@@ -1,4 +1,4 @@
-"""Reads the tags in a prompt and writes them: `<lora:ink:0.8>`, its kinds and all their keys.
+"""Reads the tags in a prompt: `<lora:ink:0.8>`, its kinds and all their keys.
 
 Decisions where the language leaves room:
 
@@ -11,93 +11,21 @@ Decisions where the language leaves room:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 from farm.errors import BadRequest, Problem
 from farm.prompt import keys
-from farm.prompt.blocks import BlockRange, Lbw
-from farm.prompt.curves import Curve, Position
-from farm.prompt.mistakes import Mistake, shown
+from farm.prompt.curves import Curve
+from farm.prompt.mistakes import Mistake, problem, shown
 from farm.prompt.numbers import read_count
 from farm.prompt.scan import Span, close_gaps, scan
-
-Kind = Literal["lora", "lyco", "loractl"]
-KINDS: Mapping[str, Kind] = {"lora": "lora", "lyco": "lyco", "loractl": "loractl"}
+from farm.prompt.tag import KINDS, Item, Tag
 
 MOST_ITEMS = 40
 MOST_PROBLEMS = 50
 _LONGEST_NAME = 200
-_LONGEST_QUOTE = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One item as written: `te=0.5` has the key `te`, a positional has the key `first`, `second` or `dyn`."""
-
-    key: str
-    text: str
-    #: column of its first and behind its last character, counted from 1
-    column: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tag:
-    """One tag, checked as far as that is possible without a model. Equal tags say the same in the same way."""
-
-    kind: Kind
-    name: str
-    #: first and second positional
-    first: Curve | None = None
-    second: Curve | None = None
-    #: by key: te, te1, te2, te3, unet, in, mid, out, hr, hrte, hrunet
-    curves: Mapping[str, Curve] = field(default_factory=dict)
-    #: third positional or `dyn`
-    dyn: int | None = None
-    #: normal words of `module`: `te`, `unet` or a component's name; () for all
-    modules: tuple[str, ...] = ()
-    lbw: Lbw | None = None
-    blocks: tuple[BlockRange, ...] = ()
-    start: Position | None = None
-    stop: Position | None = None
-    #: first column of the tag, and the one behind it, counted from 1
-    column: int = field(default=0, compare=False)
-    end: int = field(default=0, compare=False)
-    #: the tag as written
-    source: str = field(default="", compare=False)
-    name_column: int = field(default=0, compare=False)
-    items: tuple[Item, ...] = field(default=(), compare=False)
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """First column and the one behind the last, counted from 1."""
-        return (self.column, self.end)
-
-    @property
-    def zero_based(self) -> bool:
-        """Whether its curves are read as loractl reads them."""
-        return self.kind == "loractl"
-
-    def item(self, *wanted: str) -> Item | None:
-        """The first written item with one of the keys `wanted`."""
-        return next((item for item in self.items if item.key in wanted), None)
-
-    def problem(self, mistake: Mistake, *wanted: str) -> Problem:
-        """`mistake` with the place of the item `wanted`; of the name when there is no such item."""
-        item = self.item(*wanted)
-        text, column = (item.text, item.column) if item else (self.name, self.name_column)
-        return Problem(
-            code=mistake.code,
-            message=mistake.message,
-            hint=mistake.hint,
-            pointer="/prompt",
-            tag=_quoted(self.source or format_tag(self)),
-            item=_quoted(text),
-            column=column,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,51 +88,6 @@ def parse_tag(text: str) -> Tag:
     return parsed.tags[0]
 
 
-def normal(tag: Tag) -> Tag:
-    """The same meaning in the form that `format_tag` writes.
-
-    One strength stands as first positional. Where text encoders and denoiser differ, both are named,
-    because `te=0.5` alone also gives the denoiser 0.5.
-    """
-    curves = dict(tag.curves)
-    te = curves.pop("te", None) or tag.first
-    unet = curves.pop("unet", None) or tag.second
-    if te is not None and unet in (None, te):
-        return replace(tag, first=te, second=None, curves=curves)
-    if te is not None:
-        curves["te"] = te
-    if unet is not None:
-        curves["unet"] = unet
-    return replace(tag, first=None, second=None, curves=curves)
-
-
-def format_tag(tag: Tag) -> str:
-    """Write a tag so that it reads as `normal(tag)`.
-
-    >>> format_tag(parse_tag('<lora:"ink":0.9:te=0.5>'))
-    '<lora:ink:0.5>'
-    >>> format_tag(parse_tag("<lora:ink:0.5:1.5>"))
-    '<lora:ink:te=0.5:unet=1.5>'
-    """
-    tag = normal(tag)
-    parts: list[str] = [tag.kind, tag.name]
-    if tag.first is not None:
-        parts.append(str(tag.first))
-    parts += [f"{key}={tag.curves[key]}" for key in keys.CURVES if key in tag.curves]
-    if tag.modules:
-        parts.append(f"module={','.join(tag.modules)}")
-    if tag.lbw is not None:
-        parts.append(f"lbw={tag.lbw}")
-    if tag.blocks:
-        parts.append(f"blocks={'/'.join(map(str, tag.blocks))}")
-    parts += [
-        f"{key}={place}" for key, place in (("start", tag.start), ("stop", tag.stop)) if place is not None
-    ]
-    if tag.dyn is not None:
-        parts.append(f"dyn={tag.dyn}")
-    return f"<{':'.join(parts)}>"
-
-
 def _read_tag(text: str, span: Span, problems: list[Problem]) -> Tag | None:
     """The tag at `span`, or None after appending what is wrong with it."""
     source = text[span.begin : span.end]
@@ -213,17 +96,7 @@ def _read_tag(text: str, span: Span, problems: list[Problem]) -> Tag | None:
     kind = KINDS[text[span.begin + 1 : borders[0]].strip().casefold()]
 
     def complain(mistake: Mistake, item: str, column: int) -> None:
-        problems.append(
-            Problem(
-                code=mistake.code,
-                message=mistake.message,
-                hint=mistake.hint,
-                pointer="/prompt",
-                tag=_quoted(source),
-                item=_quoted(item),
-                column=column,
-            )
-        )
+        problems.append(problem(mistake, source, item, column))
 
     pieces = [(text[a + 1 : b], a + 1) for a, b in pairwise(borders)]
     (raw_name, name_at), raw_items = pieces[0], pieces[1:]
@@ -322,30 +195,12 @@ def _refuse_words(value: str) -> None:
 
 
 def _not_closed(text: str, span: Span) -> Problem:
-    source = text[span.begin : span.end]
-    return Problem(
-        code="unclosed_tag",
-        message="the tag is not closed",
-        hint="write '>' at its end",
-        pointer="/prompt",
-        tag=_quoted(source.rstrip()),
-        item=_quoted(source.rstrip()),
-        column=span.begin + 1,
-    )
+    source = text[span.begin : span.end].rstrip()
+    mistake = Mistake("unclosed_tag", "the tag is not closed", "write '>' at its end")
+    return problem(mistake, source, source, span.begin + 1)
 
 
 def _too_many(text: str, span: Span, count: int, most: int) -> Problem:
-    source = _quoted(text[span.begin : span.end])
-    return Problem(
-        code="too_many_tags",
-        message=f"the prompt has {count} tags",
-        hint=f"a prompt has at most {most}",
-        pointer="/prompt",
-        tag=source,
-        item=source,
-        column=span.begin + 1,
-    )
-
-
-def _quoted(text: str) -> str:
-    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…"
+    source = text[span.begin : span.end]
+    mistake = Mistake("too_many_tags", f"the prompt has {count} tags", f"a prompt has at most {most}")
+    return problem(mistake, source, source, span.begin + 1)

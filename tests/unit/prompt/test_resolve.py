@@ -10,7 +10,8 @@ from farm.errors import BadRequest
 from farm.lora.layout import Layout, Region
 from farm.prompt.blocks import VECTORS
 from farm.prompt.resolve import AdapterRef, ResolvedPlan, expert, find, plan
-from farm.prompt.tags import Tag, parse
+from farm.prompt.tag import Tag
+from farm.prompt.tags import parse
 from tests.unit.prompt.models import DEMO, FLUX, SD1, SDXL, WAN
 from tests.unit.prompt.test_curves import slow_value
 from tests.unit.prompt.test_tags import tags

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from farm.errors import BadRequest, Problem
 from farm.prompt import scan as scanner
 from farm.prompt.scan import close_gaps, scan
-from farm.prompt.tags import KINDS, MOST_PROBLEMS, ParsedPrompt, parse
+from farm.prompt.tag import KINDS
+from farm.prompt.tags import MOST_PROBLEMS, ParsedPrompt, parse
 
 NASTY = st.text(alphabet='<<<:::>>>,;@~%=-"lora yctin.05@\n\u00e9\U0001f600', max_size=4000)
 WORDS = st.lists(

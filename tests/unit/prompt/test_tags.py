@@ -13,7 +13,8 @@ from farm.prompt import keys
 from farm.prompt.blocks import PRESETS, BlockRange, Lbw
 from farm.prompt.curves import Position
 from farm.prompt.resolve import AdapterRef, plan
-from farm.prompt.tags import Tag, format_tag, normal, parse, parse_tag
+from farm.prompt.tag import Tag, format_tag, normal
+from farm.prompt.tags import parse, parse_tag
 from tests.unit.prompt.models import SD1
 from tests.unit.prompt.test_curves import STRENGTHS, curves
 
