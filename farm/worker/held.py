@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -141,10 +141,16 @@ class Hands:
         with self._lock:
             return [(held.id, held.attempt, str(held.stage), held.step) for held in self._held.values()]
 
-    def obey(self, answer: HeartbeatAnswer) -> None:
-        """Mark what was lost, cancelled or is to give way; the job notices at its next step."""
+    def obey(self, answer: HeartbeatAnswer, asked: Iterable[Beat]) -> None:
+        """Mark what was lost, cancelled or is to give way; the job notices at its next step.
+
+        The answer is about the attempts that were asked for: a later attempt of a job that was lost may be held by now.
+        """
+        told = {(job_id, attempt) for job_id, attempt, _, _ in asked}
         with self._lock:
             for held in self._held.values():
+                if (held.id, held.attempt) not in told:
+                    continue
                 held.lost = held.lost or held.id in answer.lost
                 held.cancel = held.cancel or held.id in answer.cancel
                 held.give_way = held.give_way or held.id in answer.give_way

@@ -49,14 +49,15 @@ class Heartbeat:
 
     def beat(self) -> None:
         """One heartbeat."""
-        orders, answer = self._effects.beat(self._report(), self._hands.beats())
+        beats = self._hands.beats()
+        orders, answer = self._effects.beat(self._report(), beats)
         if orders.gone:
             # what it held belongs to others now; it joins again as new
             log.warning("given_up_by_the_leader", held=len(self._hands.current()))
             self._hands.lose_all()
             self._register()
             return
-        self._hands.obey(answer)
+        self._hands.obey(answer, beats)
         if self._reloads is not None and orders.reloads > self._reloads:
             self._reload()
         self._reloads = orders.reloads
@@ -90,8 +91,15 @@ class Poll:
         self._loop = _Loop("poll", seconds, self.look)
         self.start, self.close = self._loop.start, self._loop.close
 
-    def look(self) -> int:
-        """Start what waits for this worker; returns how many jobs were started. A draining worker hands it back."""
+    def look(self) -> None:
+        """Start what waits for this worker, and judge by it whether messages come. A draining worker hands it back."""
+        self._judge_consumer(self._start_waiting())
+
+    def soon(self) -> None:
+        """Look at once, in another thread: what could not be claimed before may be now."""
+        self._pool.submit(self._start_waiting)
+
+    def _start_waiting(self) -> int:
         if self._hands.draining:
             for job_id, attempt in self._effects.assigned():
                 self._effects.hand_back(HeldJob(job_id, attempt), "drained")
@@ -105,7 +113,6 @@ class Poll:
             log.info("found_in_sql", job_id=job_id, attempt=attempt)
             self._pool.submit(self._stages.run, job_id, attempt)
             started += 1
-        self._judge_consumer(started)
         return started
 
     def _judge_consumer(self, started: int) -> None:

@@ -42,7 +42,9 @@ class Stages:
         progress: Progress,
         worker_name: str,
         keeper: Keeper,
+        look: Callable[[], None],
     ):
+        """`look` starts what waits for this worker, in other threads."""
         self._effects = effects
         self._hands = hands
         self._patience = patience
@@ -53,6 +55,9 @@ class Stages:
         self._endings = Endings(effects, patience, keeper)
         self._ahead = threading.Semaphore(AHEAD)
         self._claiming = threading.Lock()
+        self._look = look
+        #: a claim was refused: its job may have had to wait for another one's end
+        self._refused = False
 
     def has_room(self) -> bool:
         """Whether a job would be claimed at once."""
@@ -80,6 +85,9 @@ class Stages:
                     if not self._hands.current():
                         # idle now: the next round need not wait for its time
                         self._effects.ring()
+                    if self._refused and self._hands.takes_jobs():
+                        self._refused = False
+                        self._look()
                 if state in TERMINAL:
                     self._keeper.ended(held)
                 if state is not None:
@@ -101,6 +109,7 @@ class Stages:
                 return None
             if not claimed:
                 log.info("message_stale", job_id=job_id, attempt=attempt)
+                self._refused = True
                 return None
             return self._hands.take(job_id, attempt)
 

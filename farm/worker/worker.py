@@ -174,6 +174,9 @@ class Worker:
             version=version("farm"),
         )
 
+    def _look(self) -> None:
+        self._poll.soon()
+
     def _join(self) -> None:
         """Register; a database that is away is tried again, until this worker is told to stop."""
         tries = 0
@@ -239,7 +242,7 @@ class Worker:
             Kind.RENDER: Renderer(preparer, self._sampler, publisher, self._progress, keeper).run,
             Kind.EXTRACT: extractor.run,
         }
-        stages = Stages(effects, hands, patience, runners, self._progress, self.name, keeper)
+        stages = Stages(effects, hands, patience, runners, self._progress, self.name, keeper, self._look)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="poll")
         self._consumer = Consumer(self._redis_url, self._id, stages.run, threads=THREADS)
         self._heartbeat = Heartbeat(

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from multiprocessing.process import BaseProcess
@@ -26,7 +26,7 @@ from sqlalchemy import update
 
 from farm.clock import SystemClock
 from farm.db.models import Job
-from farm.jobs import moves
+from farm.jobs import leases, moves
 from farm.settings import Settings
 from tests.support.history import check_history
 from tests.support.worker import Rig
@@ -41,6 +41,10 @@ QUICK: dict[str, Any] = {
     "heartbeat_seconds": 0.2, "lease_seconds": 2.5, "leader_lease_seconds": 0.8, "claim_seconds": 1.0,
     "round_seconds": 0.1, "poll_seconds": 0.5, "drain_seconds": 4.0, "preview_every": 0,
 }  # fmt: skip
+
+
+#: For tests in which nothing is to expire: however slow the machine, what did is a mistake.
+UNHURRIED: dict[str, Any] = {"lease_seconds": 60.0, "claim_seconds": 60.0}
 
 
 Act = Literal["kill", "stop", "slow", "full", "scramble"]
@@ -104,7 +108,8 @@ def quietly(effect: Callable[..., Any]) -> Callable[..., Any]:
 #: held during every transaction of a worker, so that none is stopped in the middle of one: it would keep SQLite locked
 _QUIET = threading.RLock()
 _SQL = (
-    "claim", "read_job", "beat", "assigned", "succeed", "fail", "retry_later", "hand_back", "cancelled", "leave",
+    "claim", "read_job", "beat", "assigned", "succeed", "succeed_with_adapter", "fail", "retry_later", "hand_back",
+    "note_checkpoint", "resumed", "cancelled", "leave",
 )  # fmt: skip
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
@@ -167,6 +172,8 @@ class Fleet:
     rig: Rig
     processes: list[BaseProcess] = field(default_factory=list)
     jobs: list[str] = field(default_factory=list)
+    #: settings of every process
+    timers: Mapping[str, Any] = field(default_factory=lambda: QUICK)
 
     def submit_with_webhook(self, url: str, **values: Any) -> str:
         (job,) = self.submit(**values)
@@ -188,7 +195,7 @@ class Fleet:
         jump: float,
         settings: dict[str, Any],
     ) -> BaseProcess:
-        full = self.rig.settings.model_copy(update=QUICK | settings)
+        full = self.rig.settings.model_copy(update={**self.timers, **settings})
         log = self.rig.folder / f"{name}.log"
         process = CONTEXT.Process(
             target=target, args=(full, tuple(faults), log, jump), name=name, daemon=True
@@ -222,11 +229,30 @@ class Fleet:
             f"== {path.name}\n{path.read_text()[-3000:]}" for path in self.rig.folder.glob("*.log")
         )
 
+    def logged(self, *words: str) -> bool:
+        """Whether any process has logged one of these."""
+        texts = [path.read_text() for path in self.rig.folder.glob("*.log")]
+        return any(word in text for word in words for text in texts)
+
     def close(self) -> None:
         for process in self.processes:
             process.kill()
         for process in self.processes:
             process.join(10)
+
+
+def leader(fleet: Fleet, among: Sequence[BaseProcess]) -> BaseProcess:
+    """The scheduler that leads, once one of these does."""
+    found: list[BaseProcess] = []
+
+    def look() -> bool:
+        with fleet.rig.sessions() as session:
+            lease = leases.read(session, "scheduler")
+        found[:] = [process for process in among if lease and lease.holder.endswith(f":{process.pid}")]
+        return bool(found)
+
+    fleet.rig.wait_until(look, fleet.logs)
+    return found[0]
 
 
 def await_stopped(process: BaseProcess, rig: Rig) -> None:

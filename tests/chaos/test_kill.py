@@ -17,12 +17,12 @@ from tests.support.farm import RunningFarm, running_farm
 
 pytestmark = pytest.mark.timeout(600)
 
-#: Many steps, so that a kill hits the middle.
+#: Many steps, so that a kill hits the middle, and is heard of before the end.
 LONG = {
     "prompt": "a red circle on a blue background <lora:ink:0.2@1,0.9@20>",
     "width": 64,
     "height": 64,
-    "steps": 40,
+    "steps": 120,
     "seed": 7,
 }
 
@@ -66,7 +66,12 @@ def ended(farm: RunningFarm, job_id: str) -> Callable[[], Any]:
 
 
 def test_g01_each_process_of_a_farm_is_killed_while_it_works_and_no_job_is_lost(tmp_path: Path) -> None:
-    with running_farm(tmp_path, workers=1, environment={"FARM_CHECKPOINT_SECONDS": "0.1"}) as farm:
+    # what is killed is started again under its name, within seconds or, on a busy machine, a minute: nothing is to expire
+    timers = {
+        "FARM_CHECKPOINT_SECONDS": "0.1", "FARM_HEARTBEAT_SECONDS": "0.2", "FARM_LEASE_SECONDS": "120",
+        "FARM_CLAIM_SECONDS": "120",
+    }  # fmt: skip
+    with running_farm(tmp_path, workers=1, environment=timers) as farm:
         client = farm.client()
         for name, attempts in (("worker-1", 2), ("redis", 1), ("scheduler", 1)):
             job_id = client.submit(LONG)["id"]

@@ -158,9 +158,10 @@ def test_g13_a_cancel_while_the_job_goes_back_to_the_queue_is_not_lost(postgres_
 def test_g03_a_worker_that_froze_within_a_transaction_does_not_hold_its_job(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("farm.db.engine.IDLE_MILLISECONDS", 300)
     url = postgres.fresh()
-    frozen, engine = make_engine(url), make_engine(url)
+    engine = make_engine(url)
+    monkeypatch.setattr("farm.db.engine.IDLE_MILLISECONDS", 300)
+    frozen = make_engine(url)
     sessions = make_sessions(engine)
     seed(sessions)
     worker = add_worker(sessions, "gpu-1")

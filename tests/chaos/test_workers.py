@@ -12,7 +12,7 @@ from sqlalchemy import select
 from farm.db.models import Worker as WorkerRow
 from farm.jobs import control
 from farm.store import keys
-from tests.chaos.fleet import Fault, Fleet, await_stopped, kill
+from tests.chaos.fleet import UNHURRIED, Fault, Fleet, await_stopped, kill
 from tests.support import jobs as rows
 from tests.support.worker import Rig
 
@@ -66,7 +66,8 @@ def test_g01_g19_a_worker_killed_at_any_place_costs_no_job_and_no_pixel(fleet: F
     for process in doomed.values():
         process.join(60)
         assert process.exitcode == -signal.SIGKILL, fleet.logs()
-    fleet.scheduler()
+    # a job that was lost waits until it has its worker to itself; that costs no attempt
+    fleet.scheduler(claim_seconds=60)
     fleet.worker("healthy")
     fleet.finished()
     attempts = {fault: rig.job(job).attempt for fault, job in zip(doomed, fleet.jobs, strict=True)}
@@ -108,7 +109,8 @@ def test_g03_a_worker_stopped_past_its_lease_changes_nothing_when_it_wakes(fleet
 
 def test_g08_a_job_that_kills_every_worker_fails_alone(fleet: Fleet) -> None:
     rig = fleet.rig
-    fleet.scheduler()
+    # a worker that starts again under its name gives up what it held before: nothing has to expire
+    fleet.scheduler(**UNHURRIED)
     poisoned = Fault("step", seed=666)
     (poison,) = fleet.submit(seed=666, steps=2)
     good = fleet.submit(12, steps=2)
@@ -124,7 +126,7 @@ def test_g08_a_job_that_kills_every_worker_fails_alone(fleet: Fleet) -> None:
                 workers[name] = fleet.worker(name, poisoned)
         return ended()
 
-    rig.wait_until(supervise, fleet.logs, 90)
+    rig.wait_until(supervise, fleet.logs, 150)
     fleet.finished("succeeded", "failed")
     job = rig.job(poison)
     assert (job.state, job.error_code, job.crash_count) == ("failed", "quarantined", 3)
@@ -135,15 +137,25 @@ def test_g08_a_job_that_kills_every_worker_fails_alone(fleet: Fleet) -> None:
 
 def test_g09_a_rolling_restart_under_load_fails_and_counts_nothing(fleet: Fleet) -> None:
     rig = fleet.rig
-    fleet.scheduler()
-    workers = {name: fleet.worker(name) for name in ("one", "two")}
-    fleet.submit(6, steps=10)
-    for name, process in workers.items():
-        rig.wait_until(lambda: any(rig.job(job).state == "running" for job in fleet.jobs))
+    fleet.scheduler(**UNHURRIED)
+    slow = Fault("step", act="slow")
+    old = {name: fleet.worker(name, slow) for name in ("one", "two")}
+    ids = {up(rig, name): name for name in old}
+    busy: list[str] = []
+
+    def look() -> bool:
+        running = [job for job in map(rig.job, fleet.jobs) if job.state == "running"]
+        busy[:] = [name for job in running if (name := ids[job.worker_id or ""]) in old]
+        return bool(busy)
+
+    while old:
+        fleet.submit(4, steps=15)
+        rig.wait_until(look, fleet.logs)
+        process = old.pop(busy[0])
         kill(process, signal.SIGTERM)
-        process.join(20)
+        process.join(60)
         assert process.exitcode == 0, fleet.logs()
-        workers[name] = fleet.worker(name)
+        fleet.worker(process.name)
     fleet.finished()
     assert {(rig.job(job).crash_count, rig.job(job).retry_count) for job in fleet.jobs} == {(0, 0)}
 
@@ -151,14 +163,15 @@ def test_g09_a_rolling_restart_under_load_fails_and_counts_nothing(fleet: Fleet)
 def test_g09_a_second_sigterm_is_no_worse_than_a_kill(fleet: Fleet) -> None:
     rig = fleet.rig
     fleet.scheduler()
-    hasty = fleet.worker("hasty", Fault("step", act="slow"), drain_seconds=60)
-    (job,) = fleet.submit(steps=20)
+    # more than a dozen seconds of work, all of which fit the drain
+    hasty = fleet.worker("hasty", Fault("step", act="slow"), drain_seconds=600)
+    (job,) = fleet.submit(steps=120)
     rig.wait_until(lambda: rig.job(job).step > 0, fleet.logs)
     kill(hasty, signal.SIGTERM)
     # until the first one was heard; without it a second one is the first
-    rig.wait_until(lambda: "worker_stopping" in fleet.logs(), fleet.logs)
+    rig.wait_until(lambda: fleet.logged("worker_stopping"), fleet.logs)
     kill(hasty, signal.SIGTERM)
-    hasty.join(10)
+    hasty.join(30)
     assert hasty.exitcode == 130, fleet.logs()
     fleet.worker("other")
     fleet.finished()
@@ -171,9 +184,10 @@ def test_g13_a_cancel_at_any_place_leaves_no_picture(fleet: Fleet) -> None:
         Fault("step", "before", "stop", 2),
         Fault("upload", "after", "stop"),
     )
-    workers = {fault: fleet.worker(f"asked-{place}", fault) for place, fault in enumerate(places)}
+    slow = Fault("step", act="slow")
+    workers = {fault: fleet.worker(f"asked-{place}", fault, slow) for place, fault in enumerate(places)}
     for process in workers.values():
-        # more steps than can pass between two heartbeats, but for the one that has sampled already
+        # far more work than passes between two heartbeats, but for the one that has sampled already
         (job,) = fleet.submit(count=2, steps=4 if process.name == "asked-2" else 150)
         rig.assign(job, up(rig, process.name))
     for process in workers.values():

@@ -48,7 +48,7 @@ def race(number: int, action: Callable[[int], Any]) -> list[Any]:
     results: list[Any] = [None] * number
 
     def run(index: int) -> None:
-        barrier.wait(30)
+        barrier.wait(60)
         results[index] = action(index)
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(number)]

@@ -149,14 +149,14 @@ def test_a_cancel_ends_it_between_two_layers(
         seen[0] += 1
         if seen[0] == 3:
             third.set()
-            assert go_on.wait(30)
+            assert go_on.wait(60)
         return compress(*arguments)
 
     monkeypatch.setattr(extract, "compress", slow)
     worker = start()
     job_id = ask(rig)
     rig.assign(job_id, worker.id)
-    assert third.wait(30)
+    assert third.wait(60)
     with rig.sessions.begin() as session:
         control.cancel(session, rows.OWNER, job_id, datetime.now(UTC))
     rig.wait_until(lambda: any(held.cancel for held in worker.hands._held.values()))
@@ -176,14 +176,14 @@ def test_a_worker_that_stops_hands_back_what_does_not_fit(
 
     def slow(*arguments: Any) -> Any:
         first.set()
-        assert go_on.wait(30)
+        assert go_on.wait(60)
         return compress(*arguments)
 
     monkeypatch.setattr(extract, "compress", slow)
     worker = start()
     job_id = ask(rig, name="long " + "é" * 90)
     rig.assign(job_id, worker.id)
-    assert first.wait(30)
+    assert first.wait(60)
     worker.hands.leave_within(0.5)
     go_on.set()
     assert rig.wait_for(job_id, "queued", "succeeded", "failed").state == "queued"

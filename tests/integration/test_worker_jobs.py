@@ -21,6 +21,7 @@ from redis import Redis
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
+from farm.db.models import Job
 from farm.db.models import Worker as WorkerRow
 from farm.embedded.up import environment_of
 from farm.errors import Transient
@@ -119,7 +120,7 @@ def test_a_cancel_ends_the_second_pass_too(rig: Rig, start: Start) -> None:
     worker = start(gate)
     job_id = rig.add_job(steps=3, hr_scale=2.0, hr_steps=50, hr_strength=0.5)
     rig.assign(job_id, worker.id)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(60)
     with rig.sessions.begin() as session:
         control.cancel(session, rows.OWNER, job_id, rows.NOW)
     rig.wait_until(lambda: worker.hands._held[job_id].cancel)
@@ -139,11 +140,24 @@ def test_a_family_that_runs_through_its_pipeline(
     of = layout(info.family, info.configs)
     tiny_pipelines.random_lora(rig.folder / "ink.safetensors", of, of.components)
     rig.put_adapter("ink", rig.folder / "ink.safetensors")
-    worker = start()
+    shown: list[str] = []
+
+    def watched(effects: Effects) -> Effects:
+        def step(machine: Any, states: Any) -> None:
+            # the last step waits until the thread that shows previews has shown one
+            (state,) = states
+            if state.step == state.steps - 1:
+                rig.wait_until(lambda: redis.exists(f"farm:preview:{shown[-1]}"))
+            effects.step(machine, states)
+
+        return dataclasses.replace(effects, step=step)
+
+    worker = start(watched)
     tagged = "a fox <lora:ink:te=0.2@1,0.9@2:unet=0.8@1,-0.5@3>"
     pictures = []
     for prompt in ("a fox", tagged, "a fox"):
         job_id = rig.add_job(prompt, **asked)
+        shown.append(job_id)
         rig.assign(job_id, worker.id)
         job = rig.wait_for(job_id, "succeeded", "failed")
         assert (job.state, job.error_message) == ("succeeded", None)
@@ -166,9 +180,13 @@ def stills(data: bytes) -> list[bytes]:
 
 
 def test_progress_and_previews_are_told(rig: Rig, start: Start, redis: Redis) -> None:
-    worker = start()
+    gate = Gate(at=4)
+    worker = start(gate)
     job_id = rig.add_job(steps=6)
     rig.assign(job_id, worker.id)
+    # a job that has ended shows no preview any more, and the one who tells is another thread
+    rig.wait_until(lambda: any(event.data.get("preview") for event in told(redis, "jobs")))
+    gate.open.set()
     rig.wait_for(job_id, "succeeded")
     rig.wait_until(lambda: any(event.data["state"] == "succeeded" for event in told(redis, "jobs")))
 
@@ -293,7 +311,7 @@ class Gate:
         def step(machine: Any, states: Any) -> None:
             if self.steps == self.at:
                 self.reached.set()
-                assert self.open.wait(20)
+                assert self.open.wait(60)
             self.steps += 1
             effects.step(machine, states)
 
@@ -305,7 +323,7 @@ def test_a_cancel_ends_the_job_within_a_step_and_the_next_one_runs(rig: Rig, sta
     worker = start(gate)
     job_id, following = rig.add_job("a fox", steps=50), rig.add_job()
     rig.assign(job_id, worker.id)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(60)
     rig.assign(following, worker.id)
     with rig.sessions.begin() as session:
         control.cancel(session, rows.OWNER, job_id, rows.NOW)
@@ -325,7 +343,7 @@ def test_a_lost_job_is_dropped_and_its_late_result_discarded(rig: Rig, start: St
     worker = start(gate)
     job_id = rig.add_job()
     attempt = rig.assign(job_id, worker.id)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(60)
     with rig.sessions.begin() as session:
         seen = rig.job(job_id).hb_seq
         while not rows.attempts.lose(session, job_id, attempt, seen, crash_limit=3, now=rows.NOW):
@@ -338,13 +356,28 @@ def test_a_lost_job_is_dropped_and_its_late_result_discarded(rig: Rig, start: St
     assert rows.image_count(rig.sessions, job_id) == 0
 
 
+def test_a_job_that_had_to_wait_for_a_lost_one_starts_when_that_has_ended(rig: Rig, start: Start) -> None:
+    gate = Gate(at=1)
+    worker = start(gate, poll_seconds=600.0)
+    lost, other = rig.add_job(), rig.add_job()
+    with rig.sessions.begin() as session:
+        session.get_one(Job, lost).crash_count = 1
+    rig.assign(lost, worker.id)
+    assert gate.reached.wait(60)
+    rig.assign(other, worker.id)
+    rig.wait_until(lambda: worker._consumer.messages == 2)
+    gate.open.set()
+    assert rig.wait_for(lost, "succeeded", "failed").state == "succeeded"
+    assert rig.wait_for(other, "succeeded", "failed").attempt == 1
+
+
 def test_a_stopping_worker_finishes_what_fits(rig: Rig, start: Start) -> None:
     gate = Gate(at=1)
     worker = start(gate)
     job_id = rig.add_job()
     rig.assign(job_id, worker.id)
-    assert gate.reached.wait(20)
-    worker.hands.leave_within(10)
+    assert gate.reached.wait(60)
+    worker.hands.leave_within(60)
     gate.open.set()
     assert worker.stop()
     assert rig.job(job_id).state == "succeeded"
@@ -353,13 +386,13 @@ def test_a_stopping_worker_finishes_what_fits(rig: Rig, start: Start) -> None:
 def test_a_stopping_worker_hands_back_what_does_not_fit(rig: Rig, start: Start) -> None:
     gate = Gate(at=3)
     worker = start(gate)
-    running, prepared, assigned = rig.add_job(steps=400), rig.add_job(), rig.add_job()
+    running, prepared, assigned = rig.add_job(steps=5_000), rig.add_job(), rig.add_job()
     rig.assign(running, worker.id)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(60)
     rig.assign(prepared, worker.id)
     rig.assign(assigned, worker.id)
     rig.wait_until(lambda: len(worker.hands.current()) == 2)
-    worker.hands.leave_within(3)
+    worker.hands.leave_within(20)
     gate.open.set()
     assert worker.stop()
     for job_id in (running, prepared, assigned):
@@ -516,7 +549,7 @@ def test_a_worker_that_was_given_up_drops_its_jobs_and_joins_again(rig: Rig, sta
     worker = start(gate)
     job_id = rig.add_job()
     rig.assign(job_id, worker.id)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(60)
 
     def give_up() -> bool:
         with rig.sessions.begin() as session:
@@ -568,7 +601,7 @@ def test_sigterm_hands_back_and_ends(rig: Rig) -> None:
 
         child.send_signal(signal.SIGTERM)
 
-        assert child.wait(30) == 0
+        assert child.wait(60) == 0
         assert (rig.job(job_id).state, rig.job(job_id).crash_count) == ("queued", 0)
         assert not up(rig)
     finally:

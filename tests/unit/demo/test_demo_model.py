@@ -35,7 +35,8 @@ PALETTE = {
 
 @pytest.fixture(scope="module")
 def pipeline() -> StableDiffusionPipeline:
-    torch.set_num_threads(2)
+    # two would go on waiting for one another in all later tests of this process
+    torch.set_num_threads(1)
     loaded = StableDiffusionPipeline.from_pretrained(catalog.MODEL_DIR, local_files_only=True)
     loaded.set_progress_bar_config(disable=True)
     return loaded

@@ -55,7 +55,7 @@ def test_dropped_ones_end_orderly_and_leave_no_thread() -> None:
     counting(ended.release)  # never begun
     gc.collect()
     for _ in range(50):
-        assert ended.acquire(timeout=20)
+        assert ended.acquire(timeout=60)
     for thread in standing():
         thread.join(20)
     assert standing() == []

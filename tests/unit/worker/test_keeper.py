@@ -29,7 +29,7 @@ class World:
 
     def upload(self, key: str, data: bytes, media_type: str) -> str:
         self.entered.set()
-        assert self.go.wait(5)
+        assert self.go.wait(60)
         if self.away:
             raise Transient("the store is away")
         self.objects[key] = data
@@ -78,10 +78,10 @@ def test_a_slow_store_holds_nobody_and_only_the_newest_waits(
     for step in range(1, 9):
         keeper.keep(held, b"%d" % step, step)
         if step == 1:
-            assert world.entered.wait(5)
+            assert world.entered.wait(60)
     assert not keeper.settle(held, 0)
     world.go.set()
-    assert keeper.settle(held, 5)
+    assert keeper.settle(held, 60)
     assert world.told == ["went on"]
     assert world.row == ("checkpoints/user_1/job_1/2/2.safetensors", 8)
     # each one takes away the one before it
@@ -90,9 +90,9 @@ def test_a_slow_store_holds_nobody_and_only_the_newest_waits(
 
 def test_when_the_job_ends_its_checkpoint_goes(keeper: Keeper, world: World, held: HeldJob) -> None:
     keeper.keep(held, b"1", 1)
-    assert keeper.settle(held, 5)
+    assert keeper.settle(held, 60)
     keeper.ended(held)
-    assert keeper.settle(held, 5)
+    assert keeper.settle(held, 60)
     assert (world.objects, held.checkpoint) == ({}, None)
 
 
@@ -100,17 +100,17 @@ def test_of_an_attempt_that_is_over_nothing_stays(keeper: Keeper, world: World, 
     world.runs = False
     before = held.checkpoint
     keeper.keep(held, b"1", 1)
-    assert keeper.settle(held, 5)
+    assert keeper.settle(held, 60)
     assert (world.objects, world.row, held.checkpoint) == ({}, None, before)
 
 
 def test_a_store_that_is_away_costs_that_checkpoint_only(keeper: Keeper, world: World, held: HeldJob) -> None:
     world.away = True
     keeper.keep(held, b"1", 1)
-    assert keeper.settle(held, 5)
+    assert keeper.settle(held, 60)
     world.away = False
     keeper.keep(held, b"2", 2)
-    assert keeper.settle(held, 5)
+    assert keeper.settle(held, 60)
     assert list(world.objects.values()) == [b"2"]
 
 
@@ -118,9 +118,9 @@ def test_what_is_forgotten_is_not_stored(keeper: Keeper, world: World, held: Hel
     other = HeldJob("job_2", 1, owner_id="user_1")
     world.go.clear()
     keeper.keep(other, b"1", 1)
-    assert world.entered.wait(5)
+    assert world.entered.wait(60)
     keeper.keep(held, b"2", 2)
-    assert keeper.settle(held, 5, forget=True)
+    assert keeper.settle(held, 60, forget=True)
     world.go.set()
-    assert keeper.settle(other, 5)
+    assert keeper.settle(other, 60)
     assert list(world.objects) == ["checkpoints/user_1/job_2/1/1.safetensors"]

@@ -36,7 +36,7 @@ def hands(clock: ManualClock) -> Hands:
 
 def test_a_heartbeats_answer_reaches_the_jobs_it_names(hands: Hands) -> None:
     lost, cancelled, fine = (hands.take(name, 1) for name in ("a", "b", "c"))
-    hands.obey(HeartbeatAnswer(lost=frozenset({"a"}), cancel=frozenset({"b", "unknown"})))
+    hands.obey(HeartbeatAnswer(lost=frozenset({"a"}), cancel=frozenset({"b", "unknown"})), hands.beats())
     fine.check()
     for held, reason in ((lost, "lost"), (cancelled, "cancelled")):
         with pytest.raises(Interrupted) as told:
@@ -44,9 +44,18 @@ def test_a_heartbeats_answer_reaches_the_jobs_it_names(hands: Hands) -> None:
         assert told.value.reason == reason
 
 
+def test_an_answer_about_an_earlier_attempt_is_nothing_to_a_later_one(hands: Hands) -> None:
+    asked = [("a", 1, "sampling", 3)]
+    held = hands.take("a", 2)
+    hands.obey(HeartbeatAnswer(lost=frozenset({"a"}), cancel=frozenset()), asked)
+    held.check()
+
+
 def test_a_job_that_is_to_give_way_notices_before_sampling_only(hands: Hands) -> None:
     held = hands.take("a", 1)
-    hands.obey(HeartbeatAnswer(lost=frozenset(), cancel=frozenset(), give_way=frozenset({"a"})))
+    hands.obey(
+        HeartbeatAnswer(lost=frozenset(), cancel=frozenset(), give_way=frozenset({"a"})), hands.beats()
+    )
     held.check()
     with pytest.raises(Interrupted, match="preempted"):
         held.check_before_sampling()

@@ -25,7 +25,7 @@ class Slow:
 
     def tell(self, event: Event) -> None:
         self.entered.set()
-        assert self.go.wait(5)
+        assert self.go.wait(60)
         self.events.append(event)
 
     def show(self, job_id: str, webp: bytes) -> None:
@@ -38,13 +38,13 @@ def test_a_slow_redis_gets_the_latest_word_and_no_backlog() -> None:
     progress.start()
     held = Hands(SystemClock()).take("job_1", 1)
     progress.job(held)
-    assert redis.entered.wait(5)
+    assert redis.entered.wait(60)
     for step in range(1, 50):
         held.step = step
         progress.job(held, seconds_per_step=0.1)
     progress.job(held, "succeeded")
     redis.go.set()
-    progress.close()
+    progress.close(60)
     assert [(event.data["state"], event.data["step"]) for event in redis.events] == [
         ("running", 0),
         ("succeeded", 49),
@@ -61,7 +61,7 @@ def test_previews_are_counted_and_end_with_the_job() -> None:
     progress.preview(held, PICTURE)
     progress.worker("worker_1", "up")
     progress.start()
-    progress.close()
+    progress.close(60)
     assert redis.previews == ["job_1"]
     assert [(event.topic, event.owner, event.data.get("preview")) for event in redis.events] == [
         ("jobs", "user_1", 1),
@@ -83,5 +83,5 @@ def test_a_preview_that_cannot_be_encoded_does_not_end_the_telling() -> None:
     progress.preview(held, PICTURE)
     held.step = 1
     progress.job(held, "succeeded")
-    progress.close()
+    progress.close(60)
     assert redis.events[-1].data["state"] == "succeeded"
