@@ -15,7 +15,7 @@ from farm.db.models import Job, Worker
 from farm.db.rows import changed
 from farm.errors import NotFound, Transient
 from farm.ids import WorkerId, new_id
-from farm.jobs import attempts
+from farm.jobs import attempts, losses
 from farm.jobs.reports import WorkerReport
 from farm.jobs.states import HELD, State
 
@@ -65,10 +65,16 @@ def register(
         update(Worker).where(Worker.id == known).values(seq=Worker.seq + 1, **values),
         execution_options=_NO_SYNC,
     )
-    for row in session.execute(
+    ran = session.execute(
         select(Job.id, Job.attempt, Job.hb_seq).where(Job.worker_id == known, Job.state == State.RUNNING)
-    ).all():
-        attempts.lose(session, row.id, row.attempt, row.hb_seq, crash_limit=crash_limit, now=now)
+    ).all()
+    outage = bool(ran) and losses.in_outage(session, {known: [row.id for row in ran]}, now)
+    for row in ran:
+        attempts.lose(
+            session, row.id, row.attempt, row.hb_seq, crash_limit=crash_limit, now=now, outage=outage
+        )
+    if outage:
+        losses.pardon(session, crash_limit, now)
     return WorkerId(known)
 
 

@@ -35,7 +35,8 @@ class WorkerView:
     def suits(self, need: Need) -> bool:
         """Whether a job's pins allow this worker."""
         enough = not need.memory_bytes or not self.memory_bytes or self.memory_bytes >= need.memory_bytes
-        return enough and need.tags <= self.tags
+        named = self.id not in need.avoid and (need.only is None or self.id in need.only)
+        return enough and need.tags <= self.tags and named
 
 
 class Lane:
