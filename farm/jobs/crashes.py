@@ -67,7 +67,7 @@ def is_suspect(history: Iterable[Ended]) -> bool:
         if item.outcome != "lost" or item.pardoned:
             continue
         # what ran at the same time was lost in the same crash
-        if began is None or item.ended_at <= began:
+        if began is None or item.ended_at < began:
             crashes.append(set())
         crashes[-1].add(item.job_id)
         began = item.started_at

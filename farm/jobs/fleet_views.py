@@ -19,7 +19,6 @@ from farm.jobs.rates import duration, fleet_seconds
 from farm.jobs.reports import WorkerReport
 from farm.jobs.states import HELD, OPEN, State
 
-
 #: of a worker, as people see it
 STATES = ("up", "suspect", "blocked", "draining", "gone")
 _SUSPECT = f"lost {SUSPECT_AFTER} different jobs in a row; it gets one at a time until one succeeds"

@@ -106,9 +106,7 @@ def lose(
     What was lost in an `outage` does not count, up to `crash_limit` times.
     """
     seen = session.execute(
-        select(
-            Job.crash_count, Job.step, Job.worker_id, Worker.name, losses.pardons(Job.id).label("pardons")
-        )
+        select(Job.crash_count, Job.step, Job.worker_id, Worker.name, losses.pardons(Job.id).label("pardons"))
         .outerjoin(Worker, Worker.id == Job.worker_id)
         .where(Job.id == job_id, Job.state == State.RUNNING, Job.attempt == attempt)
     ).one_or_none()

@@ -94,6 +94,18 @@ def beat(session: Session, worker_id: str, report: WorkerReport, now: datetime) 
     )
 
 
+def note_blocked(session: Session, worker_id: str, why: str) -> None:
+    """Let a worker's report say that it takes no jobs, until its next heartbeat tells it itself."""
+    report = session.execute(
+        select(Worker.report).where(Worker.id == worker_id).with_for_update()
+    ).scalar_one_or_none()
+    if report is not None:
+        session.execute(
+            update(Worker).where(Worker.id == worker_id).values(report={**report, "blocked": why}),
+            execution_options=_NO_SYNC,
+        )
+
+
 def note_next(session: Session, nexts: Mapping[str, str]) -> None:
     """Keep which waiting job each worker (by id) is expected to be given next; rows that say so already stay."""
     for row in session.execute(select(Worker.id, Worker.next_job).where(Worker.state != "gone")).all():

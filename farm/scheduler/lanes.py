@@ -38,6 +38,11 @@ class WorkerView:
         named = self.id not in need.avoid and (need.only is None or self.id in need.only)
         return enough and need.tags <= self.tags and named
 
+    def holds_all(self, need: Need) -> bool:
+        """Whether it has everything in memory or on its disk that the job needs."""
+        model = self.model_key == need.model_key or need.model_key in self.disk
+        return model and all(sha in self.adapters or sha in self.disk for sha, _ in need.adapters)
+
 
 class Lane:
     """One worker during planning: its view, moved on by what was given to it."""

@@ -55,6 +55,8 @@ class Effects:
     aside: Callable[[Callable[[], object]], None]
     #: remove what belongs to nobody from the store
     sweep: Callable[[datetime], None]
+    #: since when the store does not answer; None while it does, as far as is known
+    store_away: Callable[[], datetime | None] = lambda: None
 
 
 class Scheduler:
@@ -205,6 +207,7 @@ class Scheduler:
                 standing_still,
                 running_limit=self._running_limit,
                 ledger=self._ledger,
+                store_away=self._effects.store_away(),
             )
         made = plan(snapshot, now)
         self._ledger = made.ledger

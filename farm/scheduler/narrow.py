@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from farm.scheduler.group import WaitingJob
+from farm.scheduler.group import Need, WaitingJob
 from farm.scheduler.lanes import WorkerView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What holds jobs that no worker can begin now, in a sentence."""
+
+    words: str
 
 
 def elsewhere(
@@ -24,3 +31,14 @@ def elsewhere(
         return replace(job, need=replace(job.need, avoid=avoid))
 
     return [moved(job) for job in waiting]
+
+
+def without_fetching(waiting: Sequence[WaitingJob], workers: Sequence[WorkerView]) -> list[WaitingJob]:
+    """Allow each job only the workers that hold all that it needs: the others could not fetch it now."""
+    only: dict[Need, Need] = {}
+    for job in waiting:
+        need = job.need
+        if need not in only:
+            ready = frozenset(view.id for view in workers if view.holds_all(need) and view.suits(need))
+            only[need] = replace(need, only=ready)
+    return [replace(job, need=only[job.need]) for job in waiting]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from sqlalchemy import func, or_, select
@@ -16,7 +16,7 @@ from farm.jobs.reports import WorkerReport
 from farm.jobs.states import HELD, State
 from farm.scheduler.group import Need, WaitingJob, front, gather
 from farm.scheduler.lanes import WorkerView
-from farm.scheduler.narrow import elsewhere
+from farm.scheduler.narrow import Held, elsewhere, without_fetching
 from farm.scheduler.pauses import Pause
 from farm.scheduler.plan import Snapshot
 from farm.scheduler.score import Rates
@@ -31,26 +31,34 @@ def take_snapshot(
     *,
     running_limit: int = 0,
     ledger: Ledger | None = None,
+    store_away: datetime | None = None,
 ) -> Snapshot:
     """The front of each user's queue and the workers that may take from it.
 
-    `standing_still` are ids of workers whose heartbeat has stopped; `ledger` is what the last round left.
+    `standing_still` are ids of workers whose heartbeat has stopped; `ledger` is what the last round left; `store_away` is
+    since when the store does not answer.
     """
-    workers = [
+    beating = [
         worker
         for worker in session.scalars(
             select(Worker).where(Worker.state == "up", Worker.drain_requested.is_(False))
         )
         if worker.id not in standing_still
     ]
+    blocked = {worker.name: why for worker in beating if (why := worker.report.get("blocked"))}
+    workers = [worker for worker in beating if worker.name not in blocked]
     suspect = losses.suspects(session)
     views = _worker_views(session, workers, window, suspect)
     free = sum(view.free_slots for view in views)
     weights = _waiting_users(session)
     waiting = [job for owner in weights for job in _waiting(session, owner, now, front(free, len(weights)))]
     waiting = elsewhere(waiting, losses.lost_on(session, [job.id for job in waiting if job.crashes]), views)
+    if store_away:
+        waiting = without_fetching(waiting, views)
     return Snapshot(
         groups=gather(waiting),
+        store=Held(words=f"store unreachable since {store_away:%H:%M} UTC") if store_away else None,
+        nobody=Held(words=_blocked(blocked)) if blocked else None,
         workers=tuple(views),
         weights=weights,
         running=_running(session),
@@ -58,6 +66,12 @@ def take_snapshot(
         pauses=_pauses(session),
         ledger=ledger or Ledger(),
     )
+
+
+def _blocked(blocked: Mapping[str, str]) -> str:
+    name, why = min(blocked.items())
+    more = len(blocked) - 1
+    return f"no worker that is up takes jobs: {name}: {why}" + (f"; and {more} more" if more else "")
 
 
 def _waiting_users(session: Session) -> dict[str, float]:
@@ -138,9 +152,7 @@ def _worker_views(
     ):
         open_jobs[str(job.worker_id)].append(job)
     # a suspect worker gets one job at a time
-    return [
-        _view(worker, open_jobs[worker.id], 1 if worker.id in suspect else window) for worker in workers
-    ]
+    return [_view(worker, open_jobs[worker.id], 1 if worker.id in suspect else window) for worker in workers]
 
 
 def _view(worker: Worker, jobs: list[Job], window: int) -> WorkerView:

@@ -32,6 +32,7 @@ class Heartbeat:
         report: Callable[[], WorkerReport],
         register: Callable[[], None],
         reload: Callable[[], None],
+        has_room: Callable[[int], bool],
         worker_id: str,
         seconds: float,
     ):
@@ -41,6 +42,7 @@ class Heartbeat:
         self._report = report
         self._register = register
         self._reload = reload
+        self._has_room = has_room
         #: orders to reload that were there before this process had loaded anything
         self._reloads: int | None = None
         self._worker_id = worker_id
@@ -49,6 +51,8 @@ class Heartbeat:
 
     def beat(self) -> None:
         """One heartbeat."""
+        if self._hands.look_for_room(self._has_room):
+            log.info("has_room_again")
         orders, answer = self._effects.beat(self._report(), self._hands.beats())
         if orders.gone:
             # what it held belongs to others now; it joins again as new
@@ -91,10 +95,13 @@ class Poll:
         self.start, self.close = self._loop.start, self._loop.close
 
     def look(self) -> int:
-        """Start what waits for this worker; returns how many jobs were started. A draining worker hands it back."""
-        if self._hands.draining:
+        """Start what waits for this worker; returns how many jobs were started. One that drains or has no room hands it
+        back."""
+        blocked = self._hands.blocked
+        if self._hands.draining or blocked:
             for job_id, attempt in self._effects.assigned():
-                self._effects.hand_back(HeldJob(job_id, attempt), "drained")
+                held = HeldJob(job_id, attempt)
+                self._effects.hand_back(held, "blocked" if blocked else "drained", blocked)
             return 0
         if not self._stages.has_room():
             return 0

@@ -17,12 +17,8 @@ LOST = sa.text("outcome = 'lost'")
 
 
 def upgrade() -> None:
-    op.add_column(
-        "attempts", sa.Column("pardoned", sa.Boolean(), nullable=False, server_default=sa.false())
-    )
-    op.create_index(
-        "ix_attempts_lost", "attempts", ["ended_at"], postgresql_where=LOST, sqlite_where=LOST
-    )
+    op.add_column("attempts", sa.Column("pardoned", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.create_index("ix_attempts_lost", "attempts", ["ended_at"], postgresql_where=LOST, sqlite_where=LOST)
     op.create_index("ix_attempts_worker", "attempts", ["worker_id", "started_at"])
 
 

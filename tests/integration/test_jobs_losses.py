@@ -132,4 +132,6 @@ def test_g08_machines_that_start_again_together_count_no_crash(farm: Sessions) -
         # the first of them cannot know yet; with a crash limit of 1 it would end its job
         if name == names[0]:
             assert job_row(farm, jobs[0]).state == "failed"
-    assert [(job_row(farm, job).state, job_row(farm, job).crash_count) for job in jobs[1:]] == [("queued", 0)] * 2
+    assert [(job_row(farm, job).state, job_row(farm, job).crash_count) for job in jobs[1:]] == [
+        ("queued", 0)
+    ] * 2
