@@ -89,6 +89,16 @@ class Transient(FarmError):
     code = "transient"
 
 
+class NoRoom(Transient):
+    """A disk takes no more; `needed` are the bytes that did not fit."""
+
+    code = "disk_full"
+
+    def __init__(self, message: str, hint: str = "", *, needed: int = 0, **other: Any):
+        super().__init__(message, hint, **other)
+        self.needed = needed
+
+
 class Permanent(FarmError):
     """A retry will not help: the job fails with this reason."""
 

@@ -145,6 +145,10 @@ def _farm(settings: Settings) -> Finding:
     url, key = find_farm(settings)
     workers = Client(url, key).get("/workers")["items"]
     up = [worker["name"] for worker in workers if worker["state"] == "up"]
+    ill = [worker for worker in workers if worker["reason"]]
+    if ill:
+        found = "; ".join(f"{worker['name']} is {worker['state']}: {worker['reason']}" for worker in ill)
+        return f"{url} answers; {found}", "look at the log of each; a suspect one may have a broken device"
     if not up:
         return f"{url} answers, no worker is up", "start one: farm worker"
     return f"{url} answers; up: {', '.join(up)}", ""

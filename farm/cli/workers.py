@@ -21,7 +21,7 @@ def list_workers(json: Annotated[bool, typer.Option("--json", help="Print JSON."
         return
     rows = [
         (row["name"], row["state"], row["device_name"] or row["device"], size(row["memory_free"] or 0),
-         len(row["adapters"]), ", ".join(job["id"] for job in row["jobs"]))
+         len(row["adapters"]), ", ".join(job["id"] for job in row["jobs"]) or row["reason"])
         for row in items
     ]  # fmt: skip
     table(

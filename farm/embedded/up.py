@@ -208,7 +208,7 @@ class EmbeddedFarm:
         if not answer.is_success:
             return False
         return set(self._worker_names()) <= {
-            row["name"] for row in answer.json()["items"] if row["state"] == "up"
+            row["name"] for row in answer.json()["items"] if row["state"] not in ("draining", "gone")
         }
 
     def _write_info(self) -> None:

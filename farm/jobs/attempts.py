@@ -31,7 +31,7 @@ __all__ = [
 Beat = tuple[str, int, str, int]
 
 #: how an attempt ended that gave its job back
-HandedBack = Literal["drained", "preempted"]
+HandedBack = Literal["drained", "preempted", "blocked"]
 
 MAX_RETRIES = 5
 PNG = "image/png"
@@ -278,10 +278,11 @@ def hand_back(
     now: datetime,
     *,
     outcome: HandedBack = "drained",
+    why: str = "",
     timings: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Queue a held job again because its worker stops in good order, or gives way; counts neither as crash nor as
-    retry. Its checkpoint stays."""
+    """Queue a held job again because its worker stops in good order, gives way, or has no room; counts neither as crash
+    nor as retry. Its checkpoint stays."""
     moved = move(
         session,
         "hand_back",
@@ -292,11 +293,11 @@ def hand_back(
             "finished_at": unless_cancelled(None, now),
         },
         now,
-        "gave way to a more urgent job" if outcome == "preempted" else None,
+        "gave way to a more urgent job" if outcome == "preempted" else why or None,
     )
     if moved is None:
         return False
-    end_attempt(session, job_id, attempt, outcome, now, timings=timings)
+    end_attempt(session, job_id, attempt, outcome, now, detail=why or None, timings=timings)
     return True
 
 

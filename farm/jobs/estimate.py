@@ -99,13 +99,15 @@ def _holds(lane: Lane, need: Need) -> str:
 
 def read_lanes(session: Session) -> list[Lane]:
     """Workers that take jobs, with the seconds of what they have been given."""
-    reports = {
-        row.id: (row.name, WorkerReport.from_dict(row.report))
-        for row in session.execute(
-            select(Worker.id, Worker.name, Worker.report).where(
-                Worker.state == "up", Worker.drain_requested.is_(False)
-            )
+    rows = session.execute(
+        select(Worker.id, Worker.name, Worker.report).where(
+            Worker.state == "up", Worker.drain_requested.is_(False)
         )
+    )
+    reports = {
+        row.id: (row.name, report)
+        for row in rows
+        if not (report := WorkerReport.from_dict(row.report)).blocked
     }
     steps: dict[str, list[Work]] = defaultdict(list)
     for worker_id, batch_key, left in session.execute(

@@ -11,18 +11,24 @@ from sqlalchemy.orm import Session
 
 from farm.db.models import Adapter, AdapterVersion, Job, Model, Worker
 from farm.errors import NotFound
+from farm.jobs import losses
 from farm.jobs.counts import COUNTED, OWN, QUEUE, counted
+from farm.jobs.crashes import SUSPECT_AFTER
 from farm.jobs.estimate import read_lanes, read_queue
 from farm.jobs.rates import duration, fleet_seconds
 from farm.jobs.reports import WorkerReport
 from farm.jobs.states import HELD, OPEN, State
+
+#: of a worker, as people see it
+STATES = ("up", "suspect", "blocked", "draining", "gone")
+_SUSPECT = f"lost {SUSPECT_AFTER} different jobs in a row; it gets one at a time until one succeeds"
 
 
 def worker_views(session: Session) -> list[dict[str, Any]]:
     """All workers, those that are up first; of jobs only ids and progress."""
     rows = session.scalars(select(Worker).order_by(Worker.name)).all()
     views = _views(session, rows)
-    return sorted(views, key=lambda view: ("up", "draining", "gone").index(view["state"]))
+    return sorted(views, key=lambda view: STATES.index(view["state"]))
 
 
 def worker_view(session: Session, worker_id: str) -> dict[str, Any]:
@@ -102,7 +108,10 @@ def _views(session: Session, rows: Sequence[Worker]) -> list[dict[str, Any]]:
         .order_by(Job.id)
     ).mappings():
         jobs[job["worker_id"]].append({name: value for name, value in job.items() if name != "worker_id"})
-    return [_view(row, reports[row.id], models, adapters, jobs[row.id]) for row in rows]
+    suspect = losses.suspects(session)
+    return [
+        _view(row, reports[row.id], models, adapters, jobs[row.id], suspect=row.id in suspect) for row in rows
+    ]
 
 
 def _view(
@@ -111,12 +120,23 @@ def _view(
     models: Mapping[str, str],
     adapters: Mapping[str, Mapping[str, Any]],
     jobs: list[dict[str, Any]],
+    *,
+    suspect: bool,
 ) -> dict[str, Any]:
     asked = report.cache_hits + report.cache_misses
+    state, reason = row.state, ""
+    if state == "up":
+        if row.drain_requested:
+            state = "draining"
+        elif report.blocked:
+            state, reason = "blocked", report.blocked
+        elif suspect:
+            state, reason = "suspect", _SUSPECT
     return {
         "id": row.id,
         "name": row.name,
-        "state": "draining" if row.state == "up" and row.drain_requested else row.state,
+        "state": state,
+        "reason": reason,
         "device": row.device,
         "device_name": report.device_name,
         "memory_total": report.memory_total,

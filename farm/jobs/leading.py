@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 
 from farm.db.models import Job, Lease, Worker
 from farm.db.rows import changed
+from farm.jobs import losses
+from farm.jobs.crashes import is_poison
 from farm.jobs.moves import RELEASED, end_attempt, move, unless_cancelled
 from farm.jobs.states import State
 
@@ -97,10 +99,14 @@ def lose(
     crash_limit: int,
     now: datetime,
     epoch: int | None = None,
+    outage: bool = False,
 ) -> bool:
-    """Queue a job again whose heartbeat stood still at `hb_seq_seen`; at the crash limit it fails as quarantined."""
+    """Queue a job again whose heartbeat stood still at `hb_seq_seen`; as poison it fails as quarantined.
+
+    What was lost in an `outage` does not count, up to `crash_limit` times.
+    """
     seen = session.execute(
-        select(Job.crash_count, Job.step, Worker.name)
+        select(Job.crash_count, Job.step, Job.worker_id, Worker.name, losses.pardons(Job.id).label("pardons"))
         .outerjoin(Worker, Worker.id == Job.worker_id)
         .where(Job.id == job_id, Job.state == State.RUNNING, Job.attempt == attempt)
     ).one_or_none()
@@ -114,9 +120,10 @@ def lose(
         Job.crash_count == seen.crash_count,
         *leads(epoch),
     )
-    crashes = seen.crash_count + 1
+    pardoned = outage and seen.pardons < crash_limit
+    crashes = seen.crash_count + (not pardoned)
     last = f"{seen.name or 'a worker that is gone'}, at step {seen.step}"
-    if crashes >= crash_limit:
+    if not pardoned and _is_poison(session, job_id, seen.worker_id, crashes, crash_limit):
         times = "once" if crashes == 1 else f"{crashes} times"
         name, message = "quarantine", f"its worker was lost {times} while rendering it (last: {last})"
         values = {
@@ -128,7 +135,7 @@ def lose(
             "stage": None,
         }
     else:
-        name, message = "lose", f"lost with {last}"
+        name, message = "lose", f"lost with {last}" + (", in an outage" if pardoned else "")
         values = {
             **RELEASED,
             "state": unless_cancelled(State.QUEUED, State.CANCELLED),
@@ -137,8 +144,17 @@ def lose(
     moved = move(session, name, guard, {**values, "crash_count": crashes}, now, message)
     if moved is None:
         return False
-    end_attempt(session, job_id, attempt, "lost", now, detail=last)
+    end_attempt(session, job_id, attempt, "lost", now, detail=last, pardoned=pardoned)
     return True
+
+
+def _is_poison(session: Session, job_id: str, worker_id: str, crashes: int, limit: int) -> bool:
+    before = losses.lost_on(session, [job_id]).get(job_id, frozenset())
+    lost_on = before | {worker_id}
+    others = session.execute(
+        select(func.count()).select_from(Worker).where(Worker.state == "up", Worker.id.not_in(lost_on))
+    ).scalar_one()
+    return is_poison(crashes, limit, lost_on, others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,7 +94,7 @@ def load_for_worker(session: Session, job_id: str) -> JobForWorker:
     job, model = row
     earlier = session.execute(
         select(Attempt.outcome, Attempt.timings).where(
-            Attempt.job_id == job_id, Attempt.outcome.in_(["lost", "drained", "preempted"])
+            Attempt.job_id == job_id, Attempt.outcome.in_(["lost", "drained", "preempted", "blocked"])
         )
     ).all()
     return JobForWorker(

@@ -114,6 +114,7 @@ def end_attempt(
     *,
     detail: str | None = None,
     timings: Mapping[str, Any] | None = None,
+    pardoned: bool = False,
 ) -> None:
     """Note how an attempt ended; one that never began has no row and needs none."""
     session.execute(
@@ -123,6 +124,7 @@ def end_attempt(
             ended_at=func.coalesce(Attempt.ended_at, now),
             outcome=outcome,
             detail=detail,
+            pardoned=pardoned,
             **({} if timings is None else {"timings": dict(timings)}),
         ),
         execution_options=_NO_SYNC,

@@ -40,6 +40,8 @@ class WorkerReport:
     jobs_done: int = 0
     #: ids of the jobs it works on
     current: tuple[str, ...] = ()
+    #: why it takes no jobs at the moment, in a sentence; empty while it does
+    blocked: str = ""
     version: str = ""
 
     def as_dict(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from farm.db.models import Job, Worker
 from farm.db.rows import changed
 from farm.errors import NotFound, Transient
 from farm.ids import WorkerId, new_id
-from farm.jobs import attempts
+from farm.jobs import attempts, losses
 from farm.jobs.reports import WorkerReport
 from farm.jobs.states import HELD, State
 
@@ -65,10 +65,16 @@ def register(
         update(Worker).where(Worker.id == known).values(seq=Worker.seq + 1, **values),
         execution_options=_NO_SYNC,
     )
-    for row in session.execute(
+    ran = session.execute(
         select(Job.id, Job.attempt, Job.hb_seq).where(Job.worker_id == known, Job.state == State.RUNNING)
-    ).all():
-        attempts.lose(session, row.id, row.attempt, row.hb_seq, crash_limit=crash_limit, now=now)
+    ).all()
+    outage = bool(ran) and losses.in_outage(session, {known: [row.id for row in ran]}, now)
+    for row in ran:
+        attempts.lose(
+            session, row.id, row.attempt, row.hb_seq, crash_limit=crash_limit, now=now, outage=outage
+        )
+    if outage:
+        losses.pardon(session, crash_limit, now)
     return WorkerId(known)
 
 
@@ -86,6 +92,18 @@ def beat(session: Session, worker_id: str, report: WorkerReport, now: datetime) 
     return WorkerOrders(
         drain=row.drain_requested, gone=False, reloads=row.reloads_requested, next_job=row.next_job
     )
+
+
+def note_blocked(session: Session, worker_id: str, why: str) -> None:
+    """Let a worker's report say that it takes no jobs, until its next heartbeat tells it itself."""
+    report = session.execute(
+        select(Worker.report).where(Worker.id == worker_id).with_for_update()
+    ).scalar_one_or_none()
+    if report is not None:
+        session.execute(
+            update(Worker).where(Worker.id == worker_id).values(report={**report, "blocked": why}),
+            execution_options=_NO_SYNC,
+        )
 
 
 def note_next(session: Session, nexts: Mapping[str, str]) -> None:

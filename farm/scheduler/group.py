@@ -31,11 +31,25 @@ class Need:
     memory_bytes: int = 0
     #: tags that the worker must carry
     tags: frozenset[str] = frozenset()
+    #: ids of workers that are to be left out, because it was lost on them
+    avoid: frozenset[str] = frozenset()
+    #: ids of the only workers that can begin it now; None: any
+    only: frozenset[str] | None = None
     #: asked for so often that it is worked out once
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        value = hash((self.model_key, self.model_bytes, self.adapters, self.memory_bytes, self.tags))
+        value = hash(
+            (
+                self.model_key,
+                self.model_bytes,
+                self.adapters,
+                self.memory_bytes,
+                self.tags,
+                self.avoid,
+                self.only,
+            )
+        )
         object.__setattr__(self, "_hash", value)
 
     def __hash__(self) -> int:
@@ -43,7 +57,8 @@ class Need:
 
     @property
     def pinned(self) -> bool:
-        return bool(self.memory_bytes or self.tags)
+        """Whether not every worker will do."""
+        return bool(self.memory_bytes or self.tags or self.avoid) or self.only is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +73,8 @@ class WaitingJob:
     batch_key: str
     steps: int
     count: int
+    #: how often its worker was lost with it
+    crashes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

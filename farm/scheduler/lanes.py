@@ -35,7 +35,13 @@ class WorkerView:
     def suits(self, need: Need) -> bool:
         """Whether a job's pins allow this worker."""
         enough = not need.memory_bytes or not self.memory_bytes or self.memory_bytes >= need.memory_bytes
-        return enough and need.tags <= self.tags
+        named = self.id not in need.avoid and (need.only is None or self.id in need.only)
+        return enough and need.tags <= self.tags and named
+
+    def holds_all(self, need: Need) -> bool:
+        """Whether it has everything in memory or on its disk that the job needs."""
+        model = self.model_key == need.model_key or need.model_key in self.disk
+        return model and all(sha in self.adapters or sha in self.disk for sha, _ in need.adapters)
 
 
 class Lane:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from farm.clock import Clock
 from farm.db.models import Job, Worker
-from farm.jobs import attempts, guesses, workers
+from farm.jobs import attempts, guesses, losses, workers
 from farm.scheduler.leader import Leadership
 from farm.scheduler.outbox import Deliver, deliver_due
 from farm.scheduler.plan import Outlook, Snapshot, plan
@@ -55,6 +55,8 @@ class Effects:
     aside: Callable[[Callable[[], object]], None]
     #: remove what belongs to nobody from the store
     sweep: Callable[[datetime], None]
+    #: since when the store does not answer; None while it does, as far as is known
+    store_away: Callable[[], datetime | None] = lambda: None
 
 
 class Scheduler:
@@ -124,17 +126,18 @@ class Scheduler:
         """Take back what was lost with its worker; returns workers whose heartbeat has stopped."""
         now, monotonic = self._clock.now(), self._clock.monotonic()
         with self._sessions() as session:
-            running = {
-                (row.id, row.attempt): row.hb_seq
-                for row in session.execute(
-                    select(Job.id, Job.attempt, Job.hb_seq).where(Job.state == "running")
-                )
-            }
+            rows = session.execute(
+                select(Job.id, Job.attempt, Job.hb_seq, Job.worker_id).where(Job.state == "running")
+            ).all()
+            running = {(row.id, row.attempt): row.hb_seq for row in rows}
             beating = {
                 row.id: row.seq
                 for row in session.execute(select(Worker.id, Worker.seq).where(Worker.state != "gone"))
             }
-        for job_id, attempt in self._job_watch.observe(running, monotonic):
+        given_up = self._job_watch.observe(running, monotonic)
+        still = set(self._worker_watch.observe(beating, monotonic))
+        outage = bool(given_up) and self._in_outage({row.id: row.worker_id for row in rows}, given_up)
+        for job_id, attempt in given_up:
             with self._sessions.begin() as session:
                 lost = attempts.lose(
                     session,
@@ -144,16 +147,30 @@ class Scheduler:
                     crash_limit=self._crash_limit,
                     now=now,
                     epoch=self._leadership.epoch,
+                    outage=outage,
                 )
             if lost:
                 log.warning("job_lost", job_id=job_id, attempt=attempt)
                 self._told(job_id)
-        still = set(self._worker_watch.observe(beating, monotonic))
         for worker_id in still:
             with self._sessions.begin() as session:
                 workers.mark_gone(session, worker_id, beating[worker_id], now)
             log.warning("worker_gone", worker=worker_id)
         return still
+
+    def _in_outage(self, holders: Mapping[str, str], given_up: list[tuple[str, int]]) -> bool:
+        """Whether the jobs given up now were lost in an outage; what was counted of it before is pardoned."""
+        # workers that fell silent as well are lost before their leases tell it
+        silent = set(self._worker_watch.still(self._clock.monotonic(), self._timers.lease_seconds / 2))
+        silent |= {holders[job_id] for job_id, _ in given_up}
+        losing = {worker: {job for job, holder in holders.items() if holder == worker} for worker in silent}
+        now = self._clock.now()
+        with self._sessions.begin() as session:
+            if not losses.in_outage(session, losing, now):
+                return False
+            pardoned = losses.pardon(session, self._crash_limit, now)
+        log.warning("outage", workers=len(losing), pardoned=pardoned)
+        return True
 
     def _send_again(self) -> None:
         """Messages may be lost: send again what was not claimed, then take it back."""
@@ -190,6 +207,7 @@ class Scheduler:
                 standing_still,
                 running_limit=self._running_limit,
                 ledger=self._ledger,
+                store_away=self._effects.store_away(),
             )
         made = plan(snapshot, now)
         self._ledger = made.ledger

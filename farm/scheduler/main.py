@@ -20,6 +20,7 @@ from farm.queue.redis import connect
 from farm.queue.wake import wait
 from farm.scheduler.aside import Aside
 from farm.scheduler.loop import Effects, Scheduler, Timers
+from farm.scheduler.storewatch import StoreWatch
 from farm.scheduler.sweep import sweep_store
 from farm.scheduler.webhooks import deliver
 from farm.settings import Settings
@@ -60,6 +61,9 @@ def run(settings: Settings) -> None:
             deliver=partial(_deliver, secret, settings.webhook_private),
             aside=Aside("webhooks"),
             sweep=partial(sweep_store, sessions, store),
+            store_away=StoreWatch(
+                open_store(settings, patient=False).answer, clock, Aside("store")
+            ).away_since,
         ),
         clock,
         Timers(

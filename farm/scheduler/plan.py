@@ -20,6 +20,7 @@ from datetime import datetime
 
 from farm.scheduler.group import Group, GroupKey
 from farm.scheduler.lanes import Fleet, Lane, WorkerView
+from farm.scheduler.narrow import Held
 from farm.scheduler.pauses import Pause, paused_by
 from farm.scheduler.share import CLASSES, Ledger, Open, Turns
 
@@ -49,6 +50,10 @@ class Snapshot:
     #: jobs that one user may have on workers at once; 0: no limit
     running_limit: int = 0
     pauses: tuple[Pause, ...] = ()
+    #: why jobs that no worker holds all files of cannot begin; None: the store answers
+    store: Held | None = None
+    #: why no worker takes jobs; None: none is up
+    nobody: Held | None = None
     ledger: Ledger = field(default_factory=Ledger)
     #: waiting jobs whose start is to be foreseen
     foresee: int = 1000
@@ -76,8 +81,8 @@ class Outlook:
     #: adapters that the worker will hold by then, of all that the job needs
     adapters_hot: int = 0
     model_hot: bool = False
-    #: what holds it, when it is not the queue: a pause, the user's limit, a pin that nobody meets
-    hold: Pause | str | None = None
+    #: what holds it, when it is not the queue: a pause, the store, the user's limit, a pin that nobody meets
+    hold: Pause | Held | str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +113,7 @@ class _Round:
     def __init__(self, snapshot: Snapshot, now: float):
         self._snapshot = snapshot
         self._now = now
-        self._held: list[tuple[Open, Pause | str]] = []
+        self._held: list[tuple[Open, Pause | Held | str]] = []
         self._opens: list[Open] = []
         self._running = dict(snapshot.running)
         self.assignments: list[Assignment] = []
@@ -133,13 +138,15 @@ class _Round:
             self.turns.put(item)
             self.turns.index(item)
 
-    def _hold(self, key: GroupKey) -> Pause | str | None:
+    def _hold(self, key: GroupKey) -> Pause | Held | str | None:
         if self._snapshot.pauses:
             pause = paused_by(self._snapshot.pauses, key.need.model_key, key.owner_id)
             if pause:
                 return pause
         if self._at_limit(key.owner_id):
             return "limit"
+        if key.need.only is not None and not key.need.only and self.fleet.lanes:
+            return self._snapshot.store
         if key.need.pinned and self.fleet.lanes and self.fleet.best(key.need) is None:
             return "pin"
         return None
@@ -293,7 +300,8 @@ class _Round:
             ahead[key.owner_id] = ahead.get(key.owner_id, 0) + 1
             self._move_on(item, best)
             heapq.heappush(lanes, (lane.busy, name, lane))
-        held = self._held if self.fleet.lanes else [*self._held, *((item, "nobody") for item in self._opens)]
+        nobody = self._snapshot.nobody or "nobody"
+        held = self._held if self.fleet.lanes else [*self._held, *((item, nobody) for item in self._opens)]
         for item, hold in held:
             room = self._snapshot.foresee - len(outlooks)
             for place, head in enumerate(item.group.heads[item.taken :][: max(0, room)]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from farm.jobs.rates import duration
 from farm.scheduler.group import Need
+from farm.scheduler.narrow import Held
 from farm.scheduler.pauses import Pause
 from farm.scheduler.plan import Outlook
 
@@ -14,6 +15,8 @@ def why_waiting(need: Need, outlook: Outlook) -> str:
     """One sentence for the queue page and the API."""
     if outlook.hold == "nobody":
         return "no worker is up; start one with `farm worker`"
+    if isinstance(outlook.hold, Held):
+        return outlook.hold.words
     if isinstance(outlook.hold, Pause):
         return _paused(outlook.hold)
     if outlook.hold == "limit":

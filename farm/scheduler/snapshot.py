@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from sqlalchemy import func, or_, select
@@ -11,10 +11,12 @@ from sqlalchemy.orm import Session
 
 from farm.db.models import Job, Model, User, Worker
 from farm.db.models import Pause as PauseRow
+from farm.jobs import losses
 from farm.jobs.reports import WorkerReport
 from farm.jobs.states import HELD, State
 from farm.scheduler.group import Need, WaitingJob, front, gather
 from farm.scheduler.lanes import WorkerView
+from farm.scheduler.narrow import Held, elsewhere, without_fetching
 from farm.scheduler.pauses import Pause
 from farm.scheduler.plan import Snapshot
 from farm.scheduler.score import Rates
@@ -29,24 +31,34 @@ def take_snapshot(
     *,
     running_limit: int = 0,
     ledger: Ledger | None = None,
+    store_away: datetime | None = None,
 ) -> Snapshot:
     """The front of each user's queue and the workers that may take from it.
 
-    `standing_still` are ids of workers whose heartbeat has stopped; `ledger` is what the last round left.
+    `standing_still` are ids of workers whose heartbeat has stopped; `ledger` is what the last round left; `store_away` is
+    since when the store does not answer.
     """
-    workers = [
+    beating = [
         worker
         for worker in session.scalars(
             select(Worker).where(Worker.state == "up", Worker.drain_requested.is_(False))
         )
         if worker.id not in standing_still
     ]
-    views = _worker_views(session, workers, window)
+    blocked = {worker.name: why for worker in beating if (why := worker.report.get("blocked"))}
+    workers = [worker for worker in beating if worker.name not in blocked]
+    suspect = losses.suspects(session)
+    views = _worker_views(session, workers, window, suspect)
     free = sum(view.free_slots for view in views)
     weights = _waiting_users(session)
     waiting = [job for owner in weights for job in _waiting(session, owner, now, front(free, len(weights)))]
+    waiting = elsewhere(waiting, losses.lost_on(session, [job.id for job in waiting if job.crashes]), views)
+    if store_away:
+        waiting = without_fetching(waiting, views)
     return Snapshot(
         groups=gather(waiting),
+        store=Held(words=f"store unreachable since {store_away:%H:%M} UTC") if store_away else None,
+        nobody=Held(words=_blocked(blocked)) if blocked else None,
         workers=tuple(views),
         weights=weights,
         running=_running(session),
@@ -54,6 +66,12 @@ def take_snapshot(
         pauses=_pauses(session),
         ledger=ledger or Ledger(),
     )
+
+
+def _blocked(blocked: Mapping[str, str]) -> str:
+    name, why = min(blocked.items())
+    more = len(blocked) - 1
+    return f"no worker that is up takes jobs: {name}: {why}" + (f"; and {more} more" if more else "")
 
 
 def _waiting_users(session: Session) -> dict[str, float]:
@@ -90,7 +108,7 @@ def _waiting(session: Session, owner_id: str, now: datetime, limit: int) -> list
     rows = session.execute(
         select(
             Job.id, Job.attempt, Job.owner_id, Job.priority, Job.created_at, Job.model_key, Job.networks,
-            Job.batch_key, Job.steps, Job.count.label("pictures"), Model.bytes,
+            Job.batch_key, Job.steps, Job.count.label("pictures"), Job.crash_count, Model.bytes,
         )
         .join(Model, Model.id == Job.model_id)
         .where(
@@ -113,6 +131,7 @@ def _waiting(session: Session, owner_id: str, now: datetime, limit: int) -> list
             batch_key=row.batch_key,
             steps=row.steps,
             count=row.pictures,
+            crashes=row.crash_count,
         )
         for row in rows
     ]
@@ -123,14 +142,17 @@ def _need(model_key: str, model_bytes: int, networks: list[dict[str, object]]) -
     return Need(model_key=model_key, model_bytes=model_bytes, adapters=tuple(sorted(adapters.items())))
 
 
-def _worker_views(session: Session, workers: list[Worker], window: int) -> list[WorkerView]:
+def _worker_views(
+    session: Session, workers: list[Worker], window: int, suspect: Collection[str]
+) -> list[WorkerView]:
     open_jobs: dict[str, list[Job]] = defaultdict(list)
     ids = [worker.id for worker in workers]
     for job in session.scalars(
         select(Job).where(Job.worker_id.in_(ids), Job.state.in_(sorted(HELD))).order_by(Job.id)
     ):
         open_jobs[str(job.worker_id)].append(job)
-    return [_view(worker, open_jobs[worker.id], window) for worker in workers]
+    # a suspect worker gets one job at a time
+    return [_view(worker, open_jobs[worker.id], 1 if worker.id in suspect else window) for worker in workers]
 
 
 def _view(worker: Worker, jobs: list[Job], window: int) -> WorkerView:

@@ -33,4 +33,8 @@ class StandstillWatch(Generic[Key]):
             moved = before is None or before[0] != counter
             seen[key] = (counter, monotonic if before is None or moved else before[1] + blind)
         self._seen = seen
-        return [key for key, (_, since) in seen.items() if monotonic - since >= self._lease_seconds]
+        return self.still(monotonic, self._lease_seconds)
+
+    def still(self, monotonic: float, seconds: float) -> list[Key]:
+        """Keys that have not moved for so long, of those last observed."""
+        return [key for key, (_, since) in self._seen.items() if monotonic - since >= seconds]

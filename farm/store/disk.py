@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -22,13 +22,15 @@ from typing import BinaryIO, Self
 import structlog
 
 from farm.clock import Clock, SystemClock
-from farm.errors import Permanent, Transient
+from farm.errors import NoRoom, Permanent
 
 log = structlog.get_logger(__name__)
 
 _CHUNK = 1024 * 1024
 _FETCH_TRIES = 2
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+#: nothing more fits; nothing may be written at all
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +71,17 @@ class DiskCache:
         self._clock = clock or SystemClock()
         #: what this process has hashed since it last changed: (inode, size, mtime)
         self._verified: set[tuple[int, int, int]] = set()
-        for name in ("blobs", "locks", "tmp", "trees"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self._sweep_tmp()
         self._tmp = self.folder / "tmp" / secrets.token_hex(8)
-        self._tmp.mkdir()
+        self._make_folders()
+        self._sweep_tmp()
         self._tmp_pin = (self._tmp / "lock").open("wb")
         fcntl.flock(self._tmp_pin, fcntl.LOCK_EX)
+
+    def _make_folders(self) -> None:
+        """Also when somebody has emptied the folder meanwhile."""
+        for name in ("blobs", "locks", "trees"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self._tmp.mkdir(parents=True, exist_ok=True)
 
     def close(self) -> None:
         """Forget this process' temporary files. The cache itself stays."""
@@ -88,16 +94,23 @@ class DiskCache:
         Of several calls for one file at a time, in one process or many, one fetches and the others wait for it.
 
         Raises:
-            Transient: `fetch` did, or the disk is full even after evicting everything that may go.
-            Permanent: what was fetched twice does not have this hash.
+            Transient: `fetch` did.
+            NoRoom: the disk is full even after evicting everything that may go, or cannot be written to.
+            Permanent: what was fetched twice does not have this hash, or is larger than the whole disk.
         """
         began = self._clock.monotonic()
         path = self.path(sha256)
         hit = True
-        with self.locked(sha256[:3]):
+        with self._writing(size), self.locked(sha256[:3]):
             pin = self._open_good(path, sha256, size)
             if pin is None:
                 hit = False
+                if size > (whole := shutil.disk_usage(self.folder).total):
+                    raise Permanent(
+                        f"a file of {size} bytes is larger than the whole disk of {self.folder} ({whole} bytes)",
+                        "give the worker a larger one with FARM_CACHE_DIR",
+                        code="disk_too_small",
+                    )
                 self.make_room(size)
                 pin = self._fetch(path, sha256, size, fetch)
         status = os.fstat(pin.fileno())
@@ -138,10 +151,45 @@ class DiskCache:
             log.warning("disk_cache_over_limit", limit_bytes=self._limit, over_bytes=excess - freed)
         return freed
 
+    def has_room(self, size: int) -> bool:
+        """Whether a file of so many bytes could be written now; looked at by making room for one."""
+        temporary = self._tmp / secrets.token_hex(8)
+        try:
+            self._make_folders()
+            # cheap first: where a file system cannot reserve, the library writes all of it
+            if shutil.disk_usage(self.folder).free < size:
+                return False
+            with temporary.open("wb") as file:
+                if size:
+                    os.posix_fallocate(file.fileno(), 0, size)
+        except OSError:
+            return False
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        return True
+
+    @contextmanager
+    def _writing(self, size: int) -> Iterator[None]:
+        """A disk that does not take a file of `size` bytes, in words."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL:
+                raise NoRoom(
+                    f"the disk of {self.folder} is full: a file of {size} bytes does not fit", needed=size
+                ) from error
+            if error.errno in _CLOSED:
+                raise NoRoom(
+                    f"{self.folder} cannot be written to: {error.strerror}", code="disk_closed", needed=size
+                ) from error
+            raise
+
     @contextmanager
     def temporary_folder(self) -> Iterator[Path]:
         """A folder on the cache's own disk; what is still in it afterwards is removed."""
         folder = self._tmp / secrets.token_hex(8)
+        self._make_folders()
         folder.mkdir()
         try:
             yield folder
@@ -178,15 +226,9 @@ class DiskCache:
                     return self._admit(temporary, path)
                 log.warning("fetched_file_damaged", sha256=sha256[:12], found=found, tries_left=left)
             except OSError as error:
-                if error.errno not in _DISK_FULL:
-                    raise
                 # everything that may go makes room for one more try
-                freed = self.make_room(self._limit)
-                if not left or not freed:
-                    raise Transient(
-                        f"the disk of {self.folder} is full: a file of {size} bytes does not fit",
-                        code="disk_full",
-                    ) from error
+                if error.errno not in _FULL or not left or not self.make_room(self._limit):
+                    raise
             finally:
                 temporary.unlink(missing_ok=True)
         raise Permanent(
@@ -235,13 +277,12 @@ class DiskCache:
         return True
 
     def _blobs(self) -> Iterator[_Blob]:
-        for folder in os.scandir(self.folder / "blobs"):
-            for entry in os.scandir(folder):
-                try:
-                    status = entry.stat()
-                except FileNotFoundError:
-                    continue
-                yield _Blob(Path(entry.path), status.st_size, status.st_atime)
+        for path in (self.folder / "blobs").glob("*/*"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            yield _Blob(path, status.st_size, status.st_atime)
 
     def _sweep_tmp(self) -> None:
         """Remove what killed processes left half-done: folders whose lock nobody holds."""
@@ -256,6 +297,7 @@ class DiskCache:
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
         """One holder at a time among all threads and processes; a killed one lets go."""
+        self._make_folders()
         with (self.folder / "locks" / name).open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

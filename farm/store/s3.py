@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _REFUSED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed"}
+_FULL = {"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage"}
+#: of a local disk, never of a connection
+_LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _PART_BYTES = 16 * 1024 * 1024
 #: Larger files travel in parts, several at a time.
 _TRANSFER = TransferConfig(
@@ -62,6 +66,15 @@ class Store:
         except NotFound:
             with self._told(self.bucket):
                 self._client.create_bucket(Bucket=self.bucket)
+
+    def answer(self) -> None:
+        """Ask for a sign of life.
+
+        Raises:
+            FarmError: the store gives none, or has lost the bucket.
+        """
+        with self._told(self.bucket):
+            self._client.head_bucket(Bucket=self.bucket)
 
     # writing
 
@@ -199,12 +212,16 @@ class Store:
                 raise NotFound(f"the store has no object {key}") from error
             if code in {"416", "InvalidRange"}:
                 raise _BehindTheEnd(key) from error
+            if code in _FULL or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 507:
+                raise Transient(
+                    f"the store at {self.endpoint} is full", "make room there", code="store_full"
+                ) from error
             hint = "check its access key and this machine's clock" if code in _REFUSED else ""
             raise Transient(
                 f"the store at {self.endpoint} answered {code}", hint, code="store_refused"
             ) from error
         except (BotoCoreError, Boto3Error, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+            if isinstance(error, OSError) and (error.filename is not None or error.errno in _LOCAL):
                 raise  # the local file, not the store
             raise Transient(
                 f"the store at {self.endpoint} is unreachable", type(error).__name__, code="store_unreachable"
@@ -215,9 +232,11 @@ class _BehindTheEnd(Exception):
     """A range that begins behind the object's end."""
 
 
-def open_store(settings: Settings) -> Store:
-    """The store that the settings name."""
+def open_store(settings: Settings, *, patient: bool = True) -> Store:
+    """The store that the settings name; without patience it is asked once, for a few seconds."""
+    hurry: dict[str, Any] = {} if patient else {"connect_timeout": 2, "read_timeout": 5, "tries": 1}
     return connect_store(
+        **hurry,
         endpoint=settings.s3_endpoint,
         access_key=settings.s3_access_key.get_secret_value(),
         secret_key=settings.s3_secret_key.get_secret_value(),

@@ -5,6 +5,7 @@ Nothing below this module knows of HTTP.
 
 from __future__ import annotations
 
+import errno
 import json
 from http import HTTPStatus
 from typing import Any
@@ -43,6 +44,7 @@ STATUS_OF_CODE: dict[str, int] = {
     "too_many_requests": 429,
     "too_many_streams": 429,
     "disk_full": 507,
+    "store_full": 507,
 }
 #: codes of errors that Werkzeug raises before a view is reached
 CODE_OF_STATUS: dict[int, str] = {
@@ -250,6 +252,18 @@ def register(app: Flask) -> None:
             "the message broker does not answer",
             hint=HINT_OF_STATUS[503],
             retry_after=RETRY_SECONDS,
+        )
+
+    @app.errorhandler(OSError)
+    def no_space(error: OSError) -> Response:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return unexpected(error)
+        log.error("disk_full", path=request.path, error=str(error))
+        return answer(
+            507,
+            "disk_full",
+            "the server's disk is full: nothing was kept",
+            hint="make room there and send it again",
         )
 
     @app.errorhandler(Exception)

@@ -49,7 +49,8 @@ class Effects:
     #: with a code and a sentence for a person
     fail: Callable[[HeldJob, str, str], bool]
     retry_later: Callable[[HeldJob, str, str], bool]
-    hand_back: Callable[[HeldJob, HandedBack], bool]
+    #: with the reason, where the outcome does not tell it
+    hand_back: Callable[[HeldJob, HandedBack, str], bool]
     #: tell the job of its checkpoint: key, hash, steps done
     note_checkpoint: Callable[[HeldJob, str, str, int], bool]
     #: tell the job's history that it was gone on with: steps done, in words
@@ -126,11 +127,14 @@ def sql_effects(sessions: sessionmaker[Session], worker_id: str, clock: Clock) -
                 session, held.id, held.attempt, code, message, clock.now(), timings=timings
             )
 
-    def hand_back(held: HeldJob, outcome: HandedBack) -> bool:
+    def hand_back(held: HeldJob, outcome: HandedBack, why: str) -> bool:
         timings = held.timings.as_dict()
         with sessions.begin() as session:
+            if outcome == "blocked":
+                # at once, so that the next round does not give it the same job again
+                workers.note_blocked(session, worker_id, why)
             return attempts.hand_back(
-                session, held.id, held.attempt, clock.now(), outcome=outcome, timings=timings
+                session, held.id, held.attempt, clock.now(), outcome=outcome, why=why, timings=timings
             )
 
     def note_checkpoint(held: HeldJob, key: str, sha256: str, step: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -103,6 +103,9 @@ class Hands:
         self._held: dict[str, HeldJob] = {}
         #: an operator asked for it: finish what is held, take nothing new
         self.draining = False
+        #: why this worker cannot work at the moment, in a sentence, and the bytes of disk that would let it go on
+        self.blocked = ""
+        self.needed = 0
         self._leave_at: float | None = None
         self.stopping = threading.Event()
         #: set when the device is broken and only a new process helps
@@ -131,7 +134,18 @@ class Hands:
         return job_id in self._held
 
     def takes_jobs(self) -> bool:
-        return not (self.draining or self.stopping.is_set() or self.broken.is_set())
+        return not (self.draining or self.blocked or self.stopping.is_set() or self.broken.is_set())
+
+    def block(self, why: str, needed: int) -> None:
+        """Take nothing new until there is room for `needed` bytes."""
+        self.blocked, self.needed = why, needed
+
+    def look_for_room(self, has_room: Callable[[int], bool]) -> bool:
+        """Take jobs again if there is room; True when that has changed now."""
+        if not self.blocked or not has_room(self.needed):
+            return False
+        self.blocked = ""
+        return True
 
     def current(self) -> tuple[str, ...]:
         with self._lock:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from enum import StrEnum
 
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from farm.errors import BadRequest, Conflict, FarmError, NotFound, Permanent, Transient
+from farm.errors import BadRequest, Conflict, FarmError, NoRoom, NotFound, Permanent, Transient
 from farm.worker.device import is_broken, is_out_of_memory
 from farm.worker.effects import Effects
 from farm.worker.held import HeldJob, Interrupted
@@ -25,6 +26,8 @@ class Kind(StrEnum):
     PERMANENT = "permanent"
     #: fails with what was needed and what there was; the sampler has tried a smaller batch before
     OOM = "oom"
+    #: handed back, and this worker takes no more until it has room
+    BLOCKED = "blocked"
     #: queued again, and this process ends, because its device answers no more
     DEVICE = "device"
 
@@ -36,10 +39,13 @@ class Verdict:
     code: str
     #: for a person
     message: str
+    #: bytes of disk that were missing
+    needed: int = 0
 
 
 #: First match counts. The code of one of Farm's own errors is the error's.
 TABLE: tuple[tuple[type[BaseException], Kind, str], ...] = (
+    (NoRoom, Kind.BLOCKED, "disk_full"),
     (Transient, Kind.TRANSIENT, "transient"),
     (NotFound, Kind.PERMANENT, "file_missing"),
     (BadRequest, Kind.PERMANENT, "bad_request"),
@@ -61,7 +67,10 @@ def judge(error: Exception) -> Verdict:
         return Verdict(kind=Kind.DEVICE, code="device_broken", message=f"the device failed: {_line(error)}")
     kind, code = next((kind, code) for cls, kind, code in TABLE if isinstance(error, cls))
     if isinstance(error, FarmError):
-        return Verdict(kind=kind, code=error.code or code, message=str(error))
+        needed = error.needed if isinstance(error, NoRoom) else 0
+        return Verdict(kind=kind, code=error.code or code, message=str(error), needed=needed)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Verdict(kind=Kind.BLOCKED, code="disk_full", message=f"the disk is full: {_line(error)}")
     if code == "internal_error":
         return Verdict(kind=kind, code=code, message=f"{type(error).__name__}: {_line(error)}")
     return Verdict(kind=kind, code=code, message=_line(error))
@@ -88,7 +97,7 @@ class Endings:
         # the checkpoint first: a job that is handed back takes none any more
         self._keeper.settle(held, SETTLE_SECONDS if left is None else min(SETTLE_SECONDS, left / 2))
         outcome = interruption.reason
-        won = self._record("hand_back", lambda: self._effects.hand_back(held, outcome))
+        won = self._record("hand_back", lambda: self._effects.hand_back(held, outcome, ""))
         log.info("job_handed_back", why=outcome, step=held.step)
         return "queued" if won else None
 
@@ -96,6 +105,11 @@ class Endings:
         """The state that the job is in now; None when another attempt decides."""
         verdict = judge(error)
         code, message = verdict.code, verdict.message
+        if verdict.kind is Kind.BLOCKED:
+            log.error("blocked", code=code, message=message)
+            self._patience.hands.block(message, verdict.needed)
+            won = self._record("hand_back", lambda: self._effects.hand_back(held, "blocked", message))
+            return "queued" if won else None
         if verdict.kind in (Kind.TRANSIENT, Kind.DEVICE):
             log.info("attempt_failed", code=code, message=message)
             won = self._record("retry_later", lambda: self._effects.retry_later(held, code, message))

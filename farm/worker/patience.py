@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from farm.clock import Clock
-from farm.errors import Transient
+from farm.errors import NoRoom, Transient
 from farm.worker.held import Hands, HeldJob
 
 log = structlog.get_logger(__name__)
@@ -53,7 +53,7 @@ class Patience:
                 stopping = self.hands.seconds_left()
                 if stopping is not None:
                     left = min(left, stopping)
-                if left < pause or getattr(error, "code", "") == "disk_full":
+                if left < pause or isinstance(error, NoRoom):
                     raise
                 (log.warning if tries == 1 else log.info)(
                     "trying_again", what=what, tries=tries, pause_seconds=pause, error=_line(error)

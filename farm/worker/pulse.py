@@ -32,6 +32,7 @@ class Heartbeat:
         report: Callable[[], WorkerReport],
         register: Callable[[], None],
         reload: Callable[[], None],
+        has_room: Callable[[int], bool],
         worker_id: str,
         seconds: float,
     ):
@@ -41,6 +42,7 @@ class Heartbeat:
         self._report = report
         self._register = register
         self._reload = reload
+        self._has_room = has_room
         #: orders to reload that were there before this process had loaded anything
         self._reloads: int | None = None
         self._worker_id = worker_id
@@ -49,6 +51,8 @@ class Heartbeat:
 
     def beat(self) -> None:
         """One heartbeat."""
+        if self._hands.look_for_room(self._has_room):
+            log.info("has_room_again")
         beats = self._hands.beats()
         orders, answer = self._effects.beat(self._report(), beats)
         if orders.gone:
@@ -92,7 +96,8 @@ class Poll:
         self.start, self.close = self._loop.start, self._loop.close
 
     def look(self) -> None:
-        """Start what waits for this worker, and judge by it whether messages come. A draining worker hands it back."""
+        """Start what waits for this worker, and judge by it whether messages come. One that drains or has no room hands it
+        back."""
         self._judge_consumer(self._start_waiting())
 
     def soon(self) -> None:
@@ -100,9 +105,11 @@ class Poll:
         self._pool.submit(self._start_waiting)
 
     def _start_waiting(self) -> int:
-        if self._hands.draining:
+        blocked = self._hands.blocked
+        if self._hands.draining or blocked:
             for job_id, attempt in self._effects.assigned():
-                self._effects.hand_back(HeldJob(job_id, attempt), "drained")
+                held = HeldJob(job_id, attempt)
+                self._effects.hand_back(held, "blocked" if blocked else "drained", blocked)
             return 0
         if not self._stages.has_room():
             return 0

@@ -171,6 +171,7 @@ class Worker:
             bytes_fetched=self.hands.bytes_fetched,
             jobs_done=self.hands.done,
             current=self.hands.current(),
+            blocked=self.hands.blocked,
             version=version("farm"),
         )
 
@@ -252,6 +253,7 @@ class Worker:
             self.report,
             self._register,
             self._sampler.reload,
+            self._disk.has_room,
             self._id,
             settings.heartbeat_seconds,
         )

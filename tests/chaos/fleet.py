@@ -27,6 +27,7 @@ from sqlalchemy import update
 from farm.clock import SystemClock
 from farm.db.models import Job
 from farm.jobs import leases, moves
+from farm.scheduler import storewatch
 from farm.settings import Settings
 from tests.support.history import check_history
 from tests.support.worker import Rig
@@ -158,6 +159,7 @@ def schedule(settings: Settings, faults: Sequence[Fault], log: Path, jump: float
 
 def _set_up(log: Path) -> None:
     moves.RETRY_SECONDS = 0.2
+    storewatch.LOOK_SECONDS = 0.2
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
         os.dup2(file, number)

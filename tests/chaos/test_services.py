@@ -21,6 +21,7 @@ from sqlalchemy import select
 
 from farm.db.models import Attempt, Job
 from farm.embedded.servers import SeaweedServer, ValkeyServer
+from farm.jobs import views
 from farm.web.app import create_app
 from tests.chaos.fleet import UNHURRIED, Fault, Fleet
 from tests.support.databases import PostgresServer
@@ -282,6 +283,30 @@ def test_g06_a_picture_spoilt_on_its_way_to_the_store_is_sent_again(fleet: Fleet
     assert store_proxy.hurt == 1
 
 
+def test_g06_what_needs_a_store_that_is_away_is_not_begun_and_says_since_when(
+    fleet: Fleet, store_proxy: Proxy
+) -> None:
+    fleet.rig.add_adapter("ink")
+    endpoint = f"http://127.0.0.1:{store_proxy.port}"
+    fleet.scheduler(s3_endpoint=endpoint)
+    fleet.worker("one", s3_endpoint=endpoint)
+    fleet.submit()
+    fleet.finished()
+    store_proxy.set("reset")
+    fleet.rig.wait_until(lambda: "store_away" in fleet.logs(), fleet.logs)
+    (cold,) = fleet.submit(prompt="a fox <lora:ink:0.8>")
+    (hot,) = fleet.submit()
+    fleet.rig.wait_until(
+        lambda: "store unreachable since" in str(fleet.rig.job(cold).wait_reason), fleet.logs, seconds=30
+    )
+    # what is there already is rendered, and its picture held until the store takes it
+    fleet.rig.wait_until(lambda: fleet.rig.job(hot).stage == "uploading", fleet.logs)
+    assert (fleet.rig.job(cold).state, fleet.rig.job(cold).attempt) == ("queued", 0)
+    store_proxy.set("pass")
+    fleet.finished()
+    calm(fleet)
+
+
 def test_g06_an_upload_is_refused_while_the_store_is_away(
     tmp_path: Path, sqlite_template: Path, redis_url: str, seaweed: SeaweedServer, store_proxy: Proxy
 ) -> None:
@@ -325,6 +350,42 @@ def test_g07_a_cache_spoilt_or_emptied_under_a_worker_is_fetched_anew(fleet: Fle
     calm(fleet)
 
 
+def test_g07_a_cache_folder_removed_under_a_running_job_is_made_anew(fleet: Fleet, tmp_path: Path) -> None:
+    cold = tmp_path / "cold"
+    fleet.rig.add_adapter("ink")
+    fleet.scheduler()
+    fleet.worker("one", Fault("step", act="slow"), cache_dir=cold)
+    (long,) = fleet.submit(steps=15)
+    fleet.rig.wait_until(lambda: fleet.rig.job(long).step >= 1, fleet.logs)
+    shutil.rmtree(cold)
+    fleet.submit(prompt="a fox <lora:ink:0.8>")
+    fleet.finished()
+    calm(fleet)
+    check_cache(cold)
+
+
+def test_g12_a_worker_without_room_takes_nothing_until_there_is_some(fleet: Fleet, small_disk: Path) -> None:
+    ballast = small_disk / "ballast"
+    fleet.scheduler()
+    fleet.worker("full", cache_dir=small_disk / "cache")
+    fleet.rig.wait_until((small_disk / "cache" / "blobs").exists, fleet.logs)
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 20_000))
+    (job,) = fleet.submit()
+    fleet.rig.wait_until(
+        lambda: "full: the disk of " in str(fleet.rig.job(job).wait_reason), fleet.logs, seconds=30
+    )
+    with fleet.rig.sessions() as session:
+        (worker,) = views.worker_views(session)
+    assert worker["state"] == "blocked"
+    assert "does not fit" in worker["reason"]
+    # nobody tells it: it looks itself
+    ballast.unlink()
+    fleet.finished()
+    row = fleet.rig.job(job)
+    assert (row.crash_count, row.retry_count) == (0, 0)
+    check_cache(small_disk / "cache")
+
+
 def test_g12_a_full_disk_is_no_crash_and_leaves_no_half_file(fleet: Fleet, tmp_path: Path) -> None:
     cold = tmp_path / "cold"
     fleet.scheduler(**UNHURRIED)
@@ -332,7 +393,7 @@ def test_g12_a_full_disk_is_no_crash_and_leaves_no_half_file(fleet: Fleet, tmp_p
     (job,) = fleet.submit()
     fleet.finished()
     check_cache(cold)
-    assert fleet.rig.job(job).crash_count == 0
+    assert (fleet.rig.job(job).crash_count, fleet.rig.job(job).retry_count) == (0, 0)
     with fleet.rig.sessions() as session:
         details = session.scalars(select(Attempt.detail).where(Attempt.job_id == job)).all()
     assert any("full" in str(detail) for detail in details)

@@ -10,7 +10,7 @@ from PIL import Image as Pictures
 from sqlalchemy import select
 
 from farm.db.models import Worker as WorkerRow
-from farm.jobs import control
+from farm.jobs import control, views
 from farm.store import keys
 from tests.chaos.fleet import UNHURRIED, Fault, Fleet, await_stopped, kill
 from tests.support import jobs as rows
@@ -133,6 +133,37 @@ def test_g08_a_job_that_kills_every_worker_fails_alone(fleet: Fleet) -> None:
     assert "lost 3 times" in str(job.error_message)
     assert {rig.job(job).state for job in good} == {"succeeded"}
     assert deaths == 3
+
+
+def test_g08_a_worker_that_kills_every_job_is_set_apart(fleet: Fleet) -> None:
+    rig = fleet.rig
+    fleet.scheduler()
+    fleet.worker("good", Fault("step", act="slow"))
+    broken = Fault("step")
+    bad = [fleet.worker("bad", broken)]
+
+    def state() -> str:
+        with rig.sessions() as session:
+            return {view["name"]: str(view["state"]) for view in views.worker_views(session)}.get("bad", "")
+
+    def supervise() -> bool:
+        if not bad[0].is_alive():
+            bad[0] = fleet.worker("bad", broken)
+        if sum(rig.job(job).state == "queued" for job in fleet.jobs) < 3:
+            fleet.submit(3, steps=2)
+        return state() == "suspect"
+
+    rig.wait_until(supervise, fleet.logs, 90)
+    # repaired, it proves itself with one job
+    if bad[0].is_alive():
+        kill(bad[0])
+        bad[0].join()
+    fleet.worker("bad")
+    fleet.submit(3, steps=2)
+    rig.wait_until(lambda: state() == "up", fleet.logs)
+    fleet.finished()
+    # none of the jobs was taken for poison, and none was lost there twice
+    assert max(rig.job(job).crash_count for job in fleet.jobs) == 1
 
 
 def test_g09_a_rolling_restart_under_load_fails_and_counts_nothing(fleet: Fleet) -> None:

@@ -48,6 +48,8 @@ class Model:
     worker: str | None = None
     beats: int = 0
     crashes: int = 0
+    pardons: int = 0
+    lost_on: set[str] = field(default_factory=set)
     retries: int = 0
     cancel: bool = False
     pause_ends: datetime | None = None
@@ -226,17 +228,34 @@ class Farm(RuleBasedStateMachine):
         if foreseen:
             model.to_queue()
 
-    @rule(which=WHICH, seen=st.integers(0, 2))
-    def lose(self, which: Which, seen: int) -> None:
+    @rule(
+        which=WHICH,
+        seen=st.integers(0, 2),
+        epoch=st.sampled_from((EPOCH, EPOCH, EPOCH, 0)),
+        outage=st.sampled_from((False, False, False, True)),
+    )
+    def lose(self, which: Which, seen: int, epoch: int, outage: bool) -> None:
         pair = self.pair(which)
         model = self.runs(pair)
-        won = self.do(lambda s: attempts.lose(s, *pair, seen, crash_limit=CRASH_LIMIT, now=self.now))
-        assert won == (model is not None and model.beats == seen)
+        won = self.do(
+            lambda s: attempts.lose(
+                s, *pair, seen, crash_limit=CRASH_LIMIT, now=self.now, epoch=epoch, outage=outage
+            )
+        )
+        assert won == (model is not None and model.beats == seen and epoch == EPOCH)
         if not won:
             return
         assert model is not None
+        assert model.worker is not None
+        if outage and model.pardons < CRASH_LIMIT:
+            model.pardons += 1
+            model.to_queue()
+            return
         model.crashes += 1
-        if model.crashes < CRASH_LIMIT or model.cancel:
+        model.lost_on.add(model.worker)
+        # a job that could be tried on the other worker is given up later
+        limit = CRASH_LIMIT if len(model.lost_on) == len(WORKERS) else 2 * CRASH_LIMIT
+        if model.crashes < limit or model.cancel:
             model.to_queue()
         else:
             model.end("failed", "quarantined")

@@ -46,6 +46,7 @@ class Desk:
     swept: list[datetime] = field(default_factory=list)
     receiver_is_down: bool = False
     running_limit: int = 0
+    store_away: datetime | None = None
 
     def scheduler(self, holder: str = "one") -> Scheduler:
         def deliver(url: str, message_id: str, payload: Mapping[str, Any], now: datetime) -> None:
@@ -62,6 +63,7 @@ class Desk:
                 deliver=deliver,
                 aside=lambda work: work() and None,
                 sweep=self.swept.append,
+                store_away=lambda: self.store_away,
             ),
             self.clock,
             Timers(round_seconds=1, lease_seconds=30, leader_lease_seconds=5, claim_seconds=15),

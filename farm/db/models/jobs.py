@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from farm.db.models.base import Base
 
 _HELD = text("worker_id IS NOT NULL")
+_LOST = text("outcome = 'lost'")
 
 
 class Batch(Base):
@@ -123,14 +124,21 @@ class Attempt(Base):
     """One try of a job on one worker."""
 
     __tablename__ = "attempts"
+    __table_args__ = (
+        # few rows: what was lost of late, and what a worker did last
+        Index("ix_attempts_lost", "ended_at", postgresql_where=_LOST, sqlite_where=_LOST),
+        Index("ix_attempts_worker", "worker_id", "started_at"),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     worker_id: Mapped[str]
     started_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
-    #: succeeded, failed, cancelled, lost, drained, preempted, transient
+    #: succeeded, failed, cancelled, lost, drained, preempted, blocked, transient
     outcome: Mapped[str | None]
+    #: of a lost one: an outage explains it, so it counts against neither job nor worker
+    pardoned: Mapped[bool] = mapped_column(default=False, server_default=false())
     detail: Mapped[str | None]
     #: seconds by stage: fetching, loading, patching, sampling, uploading; and counts: cache hits, bytes
     timings: Mapped[dict[str, Any]]

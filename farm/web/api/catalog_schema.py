@@ -144,7 +144,8 @@ class WorkerView(BaseModel):
 
     id: str
     name: str
-    state: Literal["up", "draining", "gone"]
+    state: Literal["up", "suspect", "blocked", "draining", "gone"]
+    reason: str = Field(description="Why it is suspect or blocked, in a sentence; else empty.")
     device: str
     device_name: str
     memory_total: int

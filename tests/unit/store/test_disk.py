@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from farm.errors import Permanent, Transient
+from farm.errors import NoRoom, Permanent, Transient
 from farm.store.disk import CacheEntry, DiskCache
 
 
@@ -237,6 +238,46 @@ def test_a_disk_full_of_other_things_is_told(cache: DiskCache) -> None:
     with pytest.raises(Transient, match="full") as told:
         cache.get(sha(b"new"), 3, fetch)
     assert told.value.code == "disk_full"
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_g12_a_disk_that_cannot_be_written_to_is_told(cache: DiskCache, number: int) -> None:
+    def fetch(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with pytest.raises(NoRoom, match="cannot be written to") as told:
+        cache.get(sha(b"new"), 3, fetch)
+    assert (told.value.code, told.value.needed) == ("disk_closed", 3)
+
+
+def test_g12_a_file_larger_than_the_whole_disk_is_refused_for_good(cache: DiskCache, source: Source) -> None:
+    with pytest.raises(Permanent, match="larger than the whole disk") as told:
+        cache.get(sha(b"x"), 1 << 62, lambda path: None)
+    assert told.value.code == "disk_too_small"
+
+
+def test_g12_room_is_looked_for_and_leaves_nothing(small_disk: Path) -> None:
+    cache = DiskCache(small_disk, 1 << 30)
+    before = shutil.disk_usage(small_disk).free
+    assert cache.has_room(0)
+    assert cache.has_room(100_000)
+    assert not cache.has_room(before + 1)
+    assert shutil.disk_usage(small_disk).free == before
+    (small_disk / "ballast").write_bytes(bytes(before - 50_000))
+    assert not cache.has_room(100_000)
+    cache.close()
+
+
+def test_g12_a_folder_that_was_emptied_under_a_cache_is_made_again(cache: DiskCache, source: Source) -> None:
+    take(cache, source, b"a")
+    for folder in cache.folder.iterdir():
+        shutil.rmtree(folder)
+    assert cache.hashes() == ()
+    take(cache, source, b"a")
+    with cache.temporary_folder() as folder:
+        assert folder.is_dir()
+    assert cache.has_room(10)
+    assert cache.hashes() == (sha(b"a"),)
 
 
 def test_what_a_killed_process_left_is_swept_and_what_lives_is_not(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 from pathlib import Path
 
@@ -9,15 +10,18 @@ import pytest
 import torch
 from sqlalchemy.exc import OperationalError
 
-from farm.errors import BadRequest, Conflict, NotFound, Permanent, Transient
+from farm.errors import BadRequest, Conflict, NoRoom, NotFound, Permanent, Transient
 from farm.jobs.attempts import HeartbeatAnswer
+from farm.jobs.reports import WorkerReport
 from farm.jobs.states import Stage
+from farm.jobs.workers import WorkerOrders
 from farm.worker import device
-from farm.worker.held import Hands, Interrupted
+from farm.worker.held import Hands, HeldJob, Interrupted
 from farm.worker.keeper import Keeper
 from farm.worker.name import take_name
 from farm.worker.outcomes import TABLE, Endings, Kind, judge
 from farm.worker.patience import Patience
+from farm.worker.pulse import Heartbeat, Poll
 from farm.worker.rates import Rates
 from tests.unit.worker.fakes import ManualClock, effects
 
@@ -147,7 +151,7 @@ def test_what_no_waiting_cures_is_not_waited_for(hands: Hands, clock: ManualCloc
 
 def test_a_full_disk_is_not_waited_for(hands: Hands, clock: ManualClock) -> None:
     def action() -> None:
-        raise Transient("full", code="disk_full")
+        raise NoRoom("full")
 
     with pytest.raises(Transient):
         Patience(hands=hands, clock=clock).until_done("test", action)
@@ -163,6 +167,9 @@ def test_a_full_disk_is_not_waited_for(hands: Hands, clock: ManualClock) -> None
     (ConnectionResetError("reset"), Kind.TRANSIENT, "connection_lost"),
     (TimeoutError("late"), Kind.TRANSIENT, "timeout"),
     (OSError(5, "input/output error"), Kind.TRANSIENT, "io_error"),
+    (OSError(errno.ENOSPC, "no space left"), Kind.BLOCKED, "disk_full"),
+    (NoRoom("full"), Kind.BLOCKED, "disk_full"),
+    (NoRoom("read-only", code="disk_closed"), Kind.BLOCKED, "disk_closed"),
     (KeyError("weight"), Kind.PERMANENT, "internal_error"),
     (MemoryError(), Kind.OOM, "out_of_memory"),
     (torch.OutOfMemoryError("CUDA out of memory"), Kind.OOM, "out_of_memory"),
@@ -215,6 +222,39 @@ def test_endings_tell_sql_what_happened(hands: Hands, clock: ManualClock) -> Non
     endings.failed(held, RuntimeError("CUDA error: device-side assert triggered"))
     assert recorded[-1] == ("retry_later", "device_broken")
     assert hands.broken.is_set()
+
+
+def test_g12_a_worker_without_room_hands_back_and_takes_nothing_until_it_has(
+    hands: Hands, clock: ManualClock
+) -> None:
+    recorded: list[tuple[str, ...]] = []
+
+    def hand_back(held: HeldJob, outcome: str, why: str) -> bool:
+        recorded.append((held.id, outcome, why))
+        return True
+
+    patience = Patience(hands=hands, clock=clock)
+    given = effects(hand_back=hand_back, assigned=lambda: [("b", 4)], beat=beat)
+    endings = Endings(given, patience, Keeper(effects(), patience))
+    assert hands.takes_jobs()
+    assert endings.failed(hands.take("a", 1), NoRoom("the disk is full", needed=500)) == "queued"
+    assert not hands.takes_jobs()
+    poll = Poll(given, hands, None, None, lambda: 0, lambda: None, 1.0)  # type: ignore[arg-type]
+    assert poll.look() == 0
+    assert recorded == [("a", "blocked", "the disk is full"), ("b", "blocked", "the disk is full")]
+    free = [499, 500]
+    heartbeat = Heartbeat(
+        given, hands, None, WorkerReport, lambda: None, lambda: None, lambda size: free.pop(0) >= size, "w", 1.0
+    )  # type: ignore[arg-type]  # fmt: skip
+    heartbeat.beat()
+    assert hands.blocked
+    heartbeat.beat()
+    assert not hands.blocked
+    assert hands.takes_jobs()
+
+
+def beat(*_: object) -> tuple[WorkerOrders, HeartbeatAnswer]:
+    return WorkerOrders(drain=False, gone=False), HeartbeatAnswer(lost=frozenset(), cancel=frozenset())
 
 
 def test_an_ending_that_cannot_be_recorded_is_left_to_the_lease(hands: Hands, clock: ManualClock) -> None:
