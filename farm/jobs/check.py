@@ -142,7 +142,9 @@ def _larger(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> I
 
 def _pins(spec: JobSpec) -> Iterator[Problem]:
     if len(spec.worker_tags) > MAX_TAGS:
-        yield _bad("worker_tags", f"{len(spec.worker_tags)} tags", f"at most {MAX_TAGS} are allowed", "too_many")
+        yield _bad(
+            "worker_tags", f"{len(spec.worker_tags)} tags", f"at most {MAX_TAGS} are allowed", "too_many"
+        )
     for index, tag in enumerate(spec.worker_tags):
         if not is_tag(tag):
             yield _bad(f"worker_tags/{index}", f"{tag[:40]!r} is no tag of a worker", TAG_HINT, "bad_tag")

@@ -78,7 +78,13 @@ def parse_extract(raw: Mapping[str, Any]) -> ExtractSpec:
 
 
 def submit_extraction(
-    session: Session, owner_id: str, asked: ExtractSpec, *, limits: Limits, now: datetime, key_id: str | None = None
+    session: Session,
+    owner_id: str,
+    asked: ExtractSpec,
+    *,
+    limits: Limits,
+    now: datetime,
+    key_id: str | None = None,
 ) -> JobId:
     """Check and write one extraction; it is accepted once the caller has committed.
 

@@ -52,7 +52,9 @@ def parse_tags(text: str) -> tuple[str, ...]:
     return tags
 
 
-TAG_HINT = "a tag has up to 32 small letters, digits, '.', '_', ':' or '-', and begins with one of the former two"
+TAG_HINT = (
+    "a tag has up to 32 small letters, digits, '.', '_', ':' or '-', and begins with one of the former two"
+)
 
 
 def parse_memory(value: int | str) -> int:
@@ -68,10 +70,13 @@ def parse_memory(value: int | str) -> int:
         found = _MEMORY.fullmatch(value.strip())
         if found is None:
             raise BadRequest(
-                f"{value[:40]!r} is no amount of memory", "give bytes, or a text such as '24GB'", code="bad_memory"
+                f"{value[:40]!r} is no amount of memory",
+                "give bytes, or a text such as '24GB'",
+                code="bad_memory",
             )
         number, unit, binary = found.groups(default="")
-        count = float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()]
+        base = 1024.0 if binary else 1000.0
+        count = float(number) * base ** _POWERS[unit.lower()]
     else:
         count = float(value)
     if not LEAST_MEMORY <= count <= MOST_MEMORY:
@@ -98,7 +103,9 @@ def memory_text(count: int) -> str:
 
 def met(memory_bytes: int, tags: Collection[str], *, has_memory: int, has_tags: Collection[str]) -> bool:
     """Whether a worker meets the pins of a job; one that told no memory is taken to have enough."""
-    return (not memory_bytes or not has_memory or has_memory >= memory_bytes) and set(tags) <= set(has_tags)
+    return (not memory_bytes or not has_memory or has_memory >= memory_bytes) and all(
+        tag in has_tags for tag in tags
+    )
 
 
 def in_words(memory_bytes: int, tags: Iterable[str]) -> str:

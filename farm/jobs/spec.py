@@ -194,7 +194,10 @@ def _problem(detail: ErrorDetails, pointer: str, what: str, fields: Sequence[str
     if kind == "bad_memory":
         context = detail["ctx"]
         return Problem(
-            code=kind, message=f"{name}: {context['words']}", hint=context["hint"], pointer=f"{pointer}/{name}"
+            code=kind,
+            message=f"{name}: {context['words']}",
+            hint=context["hint"],
+            pointer=f"{pointer}/{name}",
         )
     wanted = _WANTED.get(kind)
     found = _short(detail["input"])
