@@ -46,6 +46,15 @@ class Rates:
         """Seconds of one step; for an unknown key the mean of the known ones, or a guess."""
         return step_seconds(self.seconds_per_step, batch_key)
 
+    def model_seconds(self, model_key: str, model_bytes: int = 0) -> float:
+        """Seconds to load a model from disk; for an unknown one the mean of the known ones, or a guess."""
+        known = self.load_seconds
+        if model_key in known:
+            return known[model_key]
+        if known:
+            return sum(known.values()) / len(known)
+        return LOAD_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND
+
     def job_seconds(self, batch_key: str, steps: int, count: int) -> float:
         return self.step_seconds(batch_key) * steps * count
 
@@ -59,15 +68,7 @@ def start_cost(
     """
     seconds = cold_bytes / rates.fetch_bytes_per_second + cold_adapters * rates.adapter_seconds
     if not model_hot:
-        known = rates.load_seconds
-        load = known.get(model_key)
-        if load is None:
-            load = (
-                sum(known.values()) / len(known)
-                if known
-                else LOAD_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND
-            )
-        seconds += load + model_bytes / rates.fetch_bytes_per_second
+        seconds += rates.model_seconds(model_key, model_bytes) + model_bytes / rates.fetch_bytes_per_second
     return seconds
 
 
