@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from farm.jobs.pins import met
 from farm.scheduler.group import Group, Need
 from farm.scheduler.score import Rates, start_cost
 
@@ -34,9 +35,9 @@ class WorkerView:
 
     def suits(self, need: Need) -> bool:
         """Whether a job's pins allow this worker."""
-        enough = not need.memory_bytes or not self.memory_bytes or self.memory_bytes >= need.memory_bytes
-        named = self.id not in need.avoid and (need.only is None or self.id in need.only)
-        return enough and need.tags <= self.tags and named
+        if need.avoid and self.id in need.avoid or need.only is not None and self.id not in need.only:
+            return False
+        return met(need.memory_bytes, need.tags, has_memory=self.memory_bytes, has_tags=self.tags)
 
     def holds_all(self, need: Need) -> bool:
         """Whether it has everything in memory or on its disk that the job needs."""

@@ -10,7 +10,7 @@ from farm.scheduler.lanes import WorkerView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Hindrance:
     """What holds jobs that no worker can begin now, in a sentence."""
 
     words: str

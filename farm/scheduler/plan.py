@@ -19,9 +19,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from farm.scheduler.group import Group, GroupKey
+from farm.scheduler.held import Held
 from farm.scheduler.lanes import Fleet, Lane, WorkerView
-from farm.scheduler.narrow import Held
+from farm.scheduler.narrow import Hindrance
 from farm.scheduler.pauses import Pause, paused_by
+from farm.scheduler.quota import Quota
 from farm.scheduler.share import CLASSES, Ledger, Open, Turns
 
 #: A job that waited this long takes the first lane with room, however cold.
@@ -45,16 +47,20 @@ class Snapshot:
     workers: tuple[WorkerView, ...]
     #: of users in fair sharing; 1 where nothing is said
     weights: Mapping[str, float] = field(default_factory=dict)
-    #: jobs that each user has on workers now
+    #: jobs that each user, and each API key with a limit, has on workers now
     running: Mapping[str, int] = field(default_factory=dict)
     #: jobs that one user may have on workers at once; 0: no limit
     running_limit: int = 0
+    #: of users and keys that have a limit of their own
+    limits: Mapping[str, int] = field(default_factory=dict)
     pauses: tuple[Pause, ...] = ()
     #: why jobs that no worker holds all files of cannot begin; None: the store answers
-    store: Held | None = None
+    store: Hindrance | None = None
     #: why no worker takes jobs; None: none is up
-    nobody: Held | None = None
+    nobody: Hindrance | None = None
     ledger: Ledger = field(default_factory=Ledger)
+    #: what the workers have, by their ids, in the order in which they were given it; for `preempt` alone
+    held: Mapping[str, tuple[Held, ...]] = field(default_factory=dict)
     #: waiting jobs whose start is to be foreseen
     foresee: int = 1000
 
@@ -81,8 +87,8 @@ class Outlook:
     #: adapters that the worker will hold by then, of all that the job needs
     adapters_hot: int = 0
     model_hot: bool = False
-    #: what holds it, when it is not the queue: a pause, the store, the user's limit, a pin that nobody meets
-    hold: Pause | Held | str | None = None
+    #: what holds it, when it is not the queue: a pause, the store, the user's or the key's limit, a pin that nobody meets
+    hold: Pause | Hindrance | str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +119,9 @@ class _Round:
     def __init__(self, snapshot: Snapshot, now: float):
         self._snapshot = snapshot
         self._now = now
-        self._held: list[tuple[Open, Pause | Held | str]] = []
+        self._held: list[tuple[Open, Pause | Hindrance | str]] = []
         self._opens: list[Open] = []
-        self._running = dict(snapshot.running)
+        self._quota = Quota(snapshot.running, snapshot.limits, snapshot.running_limit)
         self.assignments: list[Assignment] = []
         self._given: dict[tuple[str, int], list[float]] = {}
         self.looked = 0
@@ -138,22 +144,18 @@ class _Round:
             self.turns.put(item)
             self.turns.index(item)
 
-    def _hold(self, key: GroupKey) -> Pause | Held | str | None:
+    def _hold(self, key: GroupKey) -> Pause | Hindrance | str | None:
         if self._snapshot.pauses:
             pause = paused_by(self._snapshot.pauses, key.need.model_key, key.owner_id)
             if pause:
                 return pause
-        if self._at_limit(key.owner_id):
-            return "limit"
+        if full := self._quota.full(key.owner_id, key.key_id):
+            return full
         if key.need.only is not None and not key.need.only and self.fleet.lanes:
             return self._snapshot.store
         if key.need.pinned and self.fleet.lanes and self.fleet.best(key.need) is None:
             return "pin"
         return None
-
-    def _at_limit(self, owner: str) -> bool:
-        limit = self._snapshot.running_limit
-        return bool(limit) and self._running.get(owner, 0) >= limit
 
     def give(self) -> None:
         """Fill the room that there is."""
@@ -200,10 +202,10 @@ class _Round:
         self.assignments.append(Assignment(job_id=head.id, attempt=head.attempt, worker_id=lane.view.id))
         self._given.setdefault((key.owner_id, item.rank), []).append(item.since)
         lane.slots -= 1
-        self._running[key.owner_id] = self._running.get(key.owner_id, 0) + 1
+        self._quota.take(key.owner_id, key.key_id)
         self._move_on(item, lane)
-        if self._at_limit(key.owner_id):
-            self.turns.drop_user(key.owner_id)
+        if self._quota.full(key.owner_id, key.key_id):
+            self.turns.drop_full(key.owner_id, self._quota)
 
     def _move_on(self, item: Open, lane: Lane) -> None:
         key = item.group.key
@@ -319,8 +321,9 @@ class _Round:
                 self.turns.drop(item)
             item.reserved = 0
             if item.left() > 0:
-                if self._at_limit(item.group.key.owner_id):
-                    self._held.append((item, "limit"))
+                key = item.group.key
+                if full := self._quota.full(key.owner_id, key.key_id):
+                    self._held.append((item, full))
                 else:
                     self.turns.put(item)
                     self.turns.index(item)

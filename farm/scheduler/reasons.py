@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from farm.jobs.pins import nobody
 from farm.jobs.rates import duration
 from farm.scheduler.group import Need
-from farm.scheduler.narrow import Held
+from farm.scheduler.narrow import Hindrance
 from farm.scheduler.pauses import Pause
 from farm.scheduler.plan import Outlook
 
@@ -15,14 +16,16 @@ def why_waiting(need: Need, outlook: Outlook) -> str:
     """One sentence for the queue page and the API."""
     if outlook.hold == "nobody":
         return "no worker is up; start one with `farm worker`"
-    if isinstance(outlook.hold, Held):
+    if isinstance(outlook.hold, Hindrance):
         return outlook.hold.words
     if isinstance(outlook.hold, Pause):
         return _paused(outlook.hold)
     if outlook.hold == "limit":
         return "as many jobs of yours are on workers as one user may have at once"
+    if outlook.hold == "key limit":
+        return "as many jobs of its API key are on workers as that key may have at once"
     if outlook.hold == "pin" or outlook.worker is None:
-        return f"no worker that is up has {_pins(need)}"
+        return nobody(need.memory_bytes, need.tags)
     holds = _holds(need, outlook)
     when = f"{outlook.worker.name} is free in about {duration(outlook.worker.busy_seconds)}"
     if not outlook.ahead:
@@ -47,13 +50,6 @@ def _paused(pause: Pause) -> str:
     if pause.kind == "model":
         return f"an operator has paused jobs with the model {pause.name or pause.subject}"
     return "an operator has paused this user's jobs"
-
-
-def _pins(need: Need) -> str:
-    wants = [f"the {need.memory_bytes / 1e9:.0f} GB that it needs"] if need.memory_bytes else []
-    if need.tags:
-        wants.append(f"the tag{'s' if len(need.tags) > 1 else ''} {', '.join(sorted(need.tags))}")
-    return " and ".join(wants)
 
 
 def _holds(need: Need, outlook: Outlook) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from farm.scheduler.group import Need, WaitingJob, gather
 from farm.scheduler.lanes import WorkerView
-from farm.scheduler.narrow import Held, elsewhere, without_fetching
+from farm.scheduler.narrow import Hindrance, elsewhere, without_fetching
 from farm.scheduler.plan import Snapshot, plan
 from farm.scheduler.reasons import why_waiting
 
@@ -57,7 +57,7 @@ def test_g06_while_the_store_is_away_jobs_go_where_everything_is_and_the_others_
         job("adapter", adapters=(("c", 1),)), job("model", model_key="other"),
     ]  # fmt: skip
     narrowed = without_fetching(waiting, [hot, cold])
-    away = Held(words="store unreachable since 12:00 UTC")
+    away = Hindrance(words="store unreachable since 12:00 UTC")
     snapshot = Snapshot(groups=gather(narrowed), workers=(hot, cold), store=away)
     made = plan(snapshot, NOW)
     assert {item.job_id: item.worker_id for item in made.assignments} == dict.fromkeys(
@@ -70,6 +70,6 @@ def test_g06_while_the_store_is_away_jobs_go_where_everything_is_and_the_others_
 
 
 def test_g12_when_every_worker_is_blocked_the_reason_is_theirs() -> None:
-    blocked = Held(words="no worker that is up takes jobs: one: its disk is full")
+    blocked = Hindrance(words="no worker that is up takes jobs: one: its disk is full")
     made = plan(Snapshot(groups=gather([job("a")]), workers=(), nobody=blocked), NOW)
     assert [why_waiting(job("a").need, item) for item in made.outlooks] == [blocked.words]
