@@ -11,11 +11,11 @@ from sqlalchemy.orm import Session
 
 from farm.db.models import Adapter, AdapterVersion, Job, Model, Worker
 from farm.errors import NotFound
-from farm.jobs.counts import COUNTED, OWN, QUEUE, counted
 from farm.jobs.estimate import read_lanes, read_queue
 from farm.jobs.rates import duration, fleet_seconds
 from farm.jobs.reports import WorkerReport
 from farm.jobs.states import HELD, OPEN, State
+from farm.jobs.tallies import open_jobs
 
 
 def worker_views(session: Session) -> list[dict[str, Any]]:
@@ -38,20 +38,11 @@ def worker_view(session: Session, worker_id: str) -> dict[str, Any]:
 
 
 def queue_summary(session: Session, owner_id: str) -> dict[str, Any]:
-    """Open jobs of all and of this owner by state, workers that are up, and the seconds until the queue is empty.
-
-    Of very many jobs, not all are counted: then `exact` is false, and the numbers are the least.
-    """
-    states = sorted(OPEN)
-    found = session.execute(
-        select(
-            *(counted(Job.state == state, order=QUEUE) for state in states),
-            *(counted(Job.owner_id == owner_id, Job.state == state, order=OWN) for state in states),
-        )
-    ).one()
-    exact = max(found) <= COUNTED
-    numbers = (min(number, COUNTED) for number in found)
-    counts = {name: {state: next(numbers) for state in states} for name in ("all", "mine")}
+    """Open jobs of all and of this owner by state, workers that are up, and the seconds until the queue is empty."""
+    counts = {name: dict.fromkeys(sorted(OPEN), 0) for name in ("all", "mine")}
+    for row in open_jobs(session):
+        for name in ("all", "mine") if row.owner_id == owner_id else ("all",):
+            counts[name][State(row.state)] += row.n
     lanes = read_lanes(session)
     every = counts["all"]
     waiting, running = every[State.QUEUED] + every[State.ASSIGNED], every[State.RUNNING]
@@ -59,12 +50,11 @@ def queue_summary(session: Session, owner_id: str) -> dict[str, Any]:
     if lanes:
         held = sum(lane.busy_seconds for lane in lanes) / len(lanes)
         seconds = held + (fleet_seconds(lanes, read_queue(session)) if waiting else 0.0)
-    words = f"{'' if exact else 'more than '}{waiting} waiting · {running} running"
+    words = f"{waiting} waiting · {running} running"
     if seconds:
         words += f" · about {duration(seconds)}"
     return {
         "waiting": waiting,
-        "exact": exact,
         "running": running,
         "workers": len(lanes),
         "seconds": seconds,

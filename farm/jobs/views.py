@@ -5,27 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, CompoundSelect, Select, and_, func, or_, select, tuple_, union_all
+from sqlalchemy import ColumnElement, CompoundSelect, Row, Select, and_, func, or_, select, union_all
 from sqlalchemy.orm import Session
 
 from farm.db.models import Adapter, Attempt, Image, Job, JobEvent, Model, Worker
 from farm.errors import BadRequest, NotFound
 from farm.jobs.batch_views import batch_view, list_batches
-from farm.jobs.counts import COUNTED, QUEUE, counted
 from farm.jobs.fleet_views import queue_summary, worker_view, worker_views
 from farm.jobs.image_views import delete_image, ids_of, image_view, list_images, patch_image, uses_one_of
 from farm.jobs.kinds import Kind
 from farm.jobs.pages import MAX_PAGE, Page, clamp, cut, decode_cursor
 from farm.jobs.spec import FIELDS, storable
 from farm.jobs.states import PRIORITY_NAMES, State
+from farm.jobs.waiting import Told, fields, tell
 
 __all__ = [
     "MAX_PAGE", "Page", "batch_view", "delete_image", "image_view", "job_view", "list_batches", "list_images",
     "list_jobs", "patch_image", "queue_summary", "worker_view", "worker_views",
 ]  # fmt: skip
-
-#: how far into the queue lists tell a job's position
-FRONT = 1000
 
 
 def job_view(session: Session, owner_id: str, job_id: str) -> dict[str, Any]:
@@ -40,8 +37,8 @@ def job_view(session: Session, owner_id: str, job_id: str) -> dict[str, Any]:
     if row is None:
         raise NotFound("no such job", "GET /api/v1/jobs lists yours", code="no_job")
     job = row[0]
-    position = _position(session, job) if job.state == State.QUEUED else None
-    view = _view(job, row[1], row[2], _images(session, [job.id]).get(job.id, []), position)
+    told = tell(session, [job], owner_id).get(job.id)
+    view = _view(job, row[1], row[2], _images(session, [job.id]).get(job.id, []), told)
     view["clean_prompt"] = job.clean_prompt
     view["attempts"] = [
         {
@@ -87,8 +84,7 @@ def list_jobs(
     cursor: str = "",
     limit: int = 50,
 ) -> Page:
-    """Jobs of one owner, newest first, as `job_view` has them without attempts and events. `position` is told for the
-    first `FRONT` jobs of the queue.
+    """Jobs of one owner, newest first, as `job_view` has them without attempts and events.
 
     Raises:
         BadRequest: a cursor or a state that does not exist.
@@ -118,16 +114,14 @@ def list_jobs(
         query = query.where(*wanted)
     rows = session.execute(query.order_by(Job.id.desc()).limit(limit + 1)).all()
     shown, next_cursor = cut(rows, limit, lambda row: (row[0].id,))
-    images = _images(session, [row[0].id for row in shown])
-    waits = any(row[0].state == State.QUEUED for row in shown)
-    positions = _front(session) if waits else {}
-    return Page(
-        items=tuple(
-            _view(job, timings, worker, images.get(job.id, []), positions.get(job.id))
-            for job, timings, worker in shown
-        ),
-        next_cursor=next_cursor,
-    )
+    return Page(items=tuple(_views(session, shown, owner_id)), next_cursor=next_cursor)
+
+
+def _views(session: Session, rows: Sequence[Row[Any]], viewer_id: str) -> list[dict[str, Any]]:
+    """Rows of `_jobs` as they are listed."""
+    images = _images(session, [row[0].id for row in rows])
+    told = tell(session, [row[0] for row in rows], viewer_id)
+    return [_view(*row, images.get(row[0].id, []), told.get(row[0].id)) for row in rows]
 
 
 def _jobs(owner_id: str) -> Select[Any]:
@@ -148,20 +142,6 @@ def _newest(wanted: Sequence[ColumnElement[bool]], states: Sequence[str], most: 
         for state in states
     )
     return union_all(*(select(ids.c.id) for ids in each))
-
-
-def _position(session: Session, job: Job) -> int | None:
-    """Jobs of all owners that stand before this one; None when they are more than are counted."""
-    before = tuple_(Job.priority, Job.id) < tuple_(job.priority, job.id)
-    found = session.execute(select(counted(Job.state == State.QUEUED, before, order=QUEUE))).scalar_one()
-    return found if found <= COUNTED else None
-
-
-def _front(session: Session) -> dict[str, int]:
-    ids = session.scalars(
-        select(Job.id).where(Job.state == State.QUEUED).order_by(Job.priority, Job.id).limit(FRONT)
-    )
-    return {job_id: position for position, job_id in enumerate(ids)}
 
 
 def _images(session: Session, job_ids: Collection[str]) -> dict[str, list[dict[str, Any]]]:
@@ -197,7 +177,7 @@ def _view(
     timings: Mapping[str, Any] | None,
     worker: str | None,
     images: list[dict[str, Any]],
-    position: int | None,
+    told: Told | None,
 ) -> dict[str, Any]:
     spec = {name: job.spec.get(name) for name in FIELDS}
     waits = job.state == State.QUEUED
@@ -210,11 +190,8 @@ def _view(
         # an extraction's are its layers
         "steps": job.spec["steps"] if job.kind == Kind.RENDER else job.steps,
         "total_steps": job.steps,
-        "position": position,
-        "estimated_start": job.estimated_start if waits else None,
-        "estimated_low": job.estimated_low if waits else None,
-        "estimated_high": job.estimated_high if waits else None,
-        "waiting_because": job.wait_reason if waits else None,
+        **fields(told),
+        **({"waiting_because": _given(worker)} if job.state == State.ASSIGNED else {}),
         "worker": None if waits else worker,
         "attempt": job.attempt,
         "batch": job.batch_id,
@@ -235,3 +212,7 @@ def _view(
         **{name: value for name, value in spec.items() if name != "steps"},
         "priority": PRIORITY_NAMES[job.priority],
     }
+
+
+def _given(worker: str | None) -> str:
+    return f"{worker or 'a worker'} has it and begins as soon as the job before it ends"

@@ -162,9 +162,6 @@ class StatsView(BaseModel):
     """The queue in numbers."""
 
     waiting: int
-    exact: bool = Field(
-        description="Whether all were counted; of a very long queue the numbers are the least."
-    )
     running: int
     workers: int
     seconds: float | None = Field(description="Until the queue is empty.")
