@@ -14,6 +14,7 @@ from farm.jobs.pages import MAX_PAGE, Page, clamp, cut, decode_cursor
 from farm.jobs.spec import FIELDS
 from farm.jobs.states import TERMINAL, State
 from farm.jobs.tallies import of_batches
+from farm.jobs.waiting import Told, tell
 
 
 def batch_view(session: Session, owner_id: str, batch_id: str) -> dict[str, Any]:
@@ -45,6 +46,13 @@ def list_batches(session: Session, owner_id: str, *, cursor: str = "", limit: in
     return Page(
         items=tuple(_view(batch, counts.get(batch.id, {})) for batch in shown), next_cursor=next_cursor
     )
+
+
+def last_start(session: Session, batch_id: str, viewer_id: str) -> Told | None:
+    """What is told of the waiting job of a batch that is expected to start last; None when none waits."""
+    waits = select(Job).where(Job.batch_id == batch_id, Job.state == State.QUEUED)
+    job = session.scalars(waits.order_by(Job.id.desc()).limit(1)).first()
+    return tell(session, [job], viewer_id)[job.id] if job else None
 
 
 def failed_rows(session: Session, owner_id: str, batch_id: str) -> Iterator[dict[str, Any]]:

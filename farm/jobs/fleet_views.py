@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from farm.db.models import Adapter, AdapterVersion, Job, Model, Worker
+from farm.db.models import Adapter, AdapterVersion, Job, Model, Pause, Worker
 from farm.errors import NotFound
 from farm.jobs.estimate import read_lanes, read_queue
 from farm.jobs.rates import duration, fleet_seconds
@@ -50,13 +50,17 @@ def queue_summary(session: Session, owner_id: str) -> dict[str, Any]:
     if lanes:
         held = sum(lane.busy_seconds for lane in lanes) / len(lanes)
         seconds = held + (fleet_seconds(lanes, read_queue(session)) if waiting else 0.0)
+    paused = session.get(Pause, ("queue", "")) is not None
     words = f"{waiting} waiting · {running} running"
-    if seconds:
+    if paused:
+        words += " · paused"
+    elif seconds:
         words += f" · about {duration(seconds)}"
     return {
         "waiting": waiting,
         "running": running,
         "workers": len(lanes),
+        "paused": paused,
         "seconds": seconds,
         "sentence": words,
         "all": {str(state): number for state, number in counts["all"].items()},

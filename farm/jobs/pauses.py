@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session, aliased
 
 from farm.db.models import Model, Pause, User
@@ -63,6 +63,20 @@ def pause_views(session: Session) -> list[dict[str, Any]]:
     ]
 
 
+def pausable(session: Session) -> dict[Kind, list[tuple[str, str]]]:
+    """Models and users that are not paused, as (id, name)."""
+    all_of: dict[Kind, Select[str, str]] = {
+        "model": select(Model.id, Model.name).where(Model.deleted_at.is_(None)).order_by(Model.name),
+        "user": select(User.id, User.name).order_by(User.name),
+    }
+    rows = session.execute(select(Pause.kind, Pause.subject))
+    paused = {(row.kind, row.subject) for row in rows}
+    return {
+        kind: [(row[0], row[1]) for row in session.execute(query) if (kind, row[0]) not in paused]
+        for kind, query in all_of.items()
+    }
+
+
 def sentence(kind: str, name: str) -> str:
     """Why a job waits that is held by such a pause.
 
@@ -73,12 +87,10 @@ def sentence(kind: str, name: str) -> str:
 
 
 def why_paused(pauses: Iterable[Mapping[str, Any]], model_id: str, owner_id: str) -> str | None:
-    """The sentence of the first of `pause_views` that holds a job of this model and owner."""
-    subjects = {"queue": "", "model": model_id, "user": owner_id}
-    return next(
-        (sentence(row["kind"], row["name"]) for row in pauses if row["subject"] == subjects[row["kind"]]),
-        None,
-    )
+    """The sentence of the widest of `pause_views` that holds a job of this model and owner."""
+    held = {(row["kind"], row["subject"]): row["name"] for row in pauses}
+    of_job = (("queue", ""), ("model", model_id), ("user", owner_id))
+    return next((sentence(key[0], held[key]) for key in of_job if key in held), None)
 
 
 def _subject(session: Session, kind: Kind, name: str) -> str:

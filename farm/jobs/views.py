@@ -33,7 +33,7 @@ def job_view(session: Session, owner_id: str, job_id: str) -> dict[str, Any]:
     Raises:
         NotFound: no such job of this owner.
     """
-    row = session.execute(_jobs(owner_id).where(Job.id == job_id)).one_or_none()
+    row = session.execute(job_rows().where(Job.owner_id == owner_id, Job.id == job_id)).one_or_none()
     if row is None:
         raise NotFound("no such job", "GET /api/v1/jobs lists yours", code="no_job")
     job = row[0]
@@ -89,7 +89,7 @@ def list_jobs(
     Raises:
         BadRequest: a cursor or a state that does not exist.
     """
-    query = _jobs(owner_id)
+    query = job_rows().where(Job.owner_id == owner_id)
     wanted = [Job.owner_id == owner_id]
     if unknown := [state for state in states if state not in set(State)]:
         raise BadRequest(f"unknown state {unknown[0]!r}", f"one of {', '.join(State)}", code="unknown_state")
@@ -114,23 +114,24 @@ def list_jobs(
         query = query.where(*wanted)
     rows = session.execute(query.order_by(Job.id.desc()).limit(limit + 1)).all()
     shown, next_cursor = cut(rows, limit, lambda row: (row[0].id,))
-    return Page(items=tuple(_views(session, shown, owner_id)), next_cursor=next_cursor)
+    told = tell(session, [row[0] for row in shown], owner_id)
+    return Page(items=tuple(listed(session, shown, told)), next_cursor=next_cursor)
 
 
-def _views(session: Session, rows: Sequence[Row[Any]], viewer_id: str) -> list[dict[str, Any]]:
-    """Rows of `_jobs` as they are listed."""
+def listed(
+    session: Session, rows: Sequence[Row[Job, Any, Any]], told: Mapping[str, Told]
+) -> list[dict[str, Any]]:
+    """Rows of `job_rows` as lists show them to their owner; `told` of those that wait."""
     images = _images(session, [row[0].id for row in rows])
-    told = tell(session, [row[0] for row in rows], viewer_id)
-    return [_view(*row, images.get(row[0].id, []), told.get(row[0].id)) for row in rows]
+    return [_view(row[0], row[1], row[2], images.get(row[0].id, []), told.get(row[0].id)) for row in rows]
 
 
-def _jobs(owner_id: str) -> Select[Any]:
-    """Jobs of one owner with the attempt that holds or held them last, and the name of its worker."""
+def job_rows() -> Select[Any]:
+    """Jobs with the attempt that holds or held them last, and the name of its worker."""
     return (
         select(Job, Attempt.timings, Worker.name)
         .outerjoin(Attempt, and_(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt))
         .outerjoin(Worker, Worker.id == func.coalesce(Job.worker_id, Attempt.worker_id))
-        .where(Job.owner_id == owner_id)
     )
 
 
@@ -191,7 +192,7 @@ def _view(
         "steps": job.spec["steps"] if job.kind == Kind.RENDER else job.steps,
         "total_steps": job.steps,
         **fields(told),
-        **({"waiting_because": _given(worker)} if job.state == State.ASSIGNED else {}),
+        **({"waiting_because": given_to(worker)} if job.state == State.ASSIGNED else {}),
         "worker": None if waits else worker,
         "attempt": job.attempt,
         "batch": job.batch_id,
@@ -214,5 +215,6 @@ def _view(
     }
 
 
-def _given(worker: str | None) -> str:
+def given_to(worker: str | None) -> str:
+    """Why an assigned job still waits."""
     return f"{worker or 'a worker'} has it and begins as soon as the job before it ends"

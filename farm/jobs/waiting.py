@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from farm.db.models import Job
 from farm.jobs import forecast as forecasts
-from farm.jobs.forecast import Forecast, Start
+from farm.jobs.forecast import Forecast
 from farm.jobs.line import before
 from farm.jobs.pauses import pause_views, why_paused
 from farm.jobs.rates import duration
@@ -44,12 +44,14 @@ class Told:
     high: datetime | None = None
 
 
-def tell(session: Session, jobs: Collection[Job], viewer_id: str) -> dict[str, Told]:
-    """What to tell of those of `jobs` that wait, by id."""
+def tell(
+    session: Session, jobs: Collection[Job], viewer_id: str, forecast: Forecast | None = None
+) -> dict[str, Told]:
+    """What to tell of those of `jobs` that wait, by id. `forecast`: the latest, by whom has read it already."""
     waits = [job for job in jobs if job.state == State.QUEUED]
     if not waits:
         return {}
-    forecast = forecasts.read(session)
+    forecast = forecast or forecasts.read(session)
     seen = {start.job_id: place for place, start in enumerate(forecast.starts)} if forecast else {}
     unseen = [job for job in waits if job.id not in seen]
     tallies = open_jobs(session, State.QUEUED) if unseen else []
@@ -134,19 +136,21 @@ class Front:
         else:
             place = sum(start.priority < job.priority for start in starts)
         rest = max(0, own - listed)
-        weight = self._forecast.weights.get
         others = sum(
             sum(count for priority, count in counts.items() if priority < job.priority)
-            + min(
-                counts.get(job.priority, 0),
-                round(rest * weight(owner, 1.0) / max(1e-3, weight(job.owner_id, 1.0))),
-            )
+            + min(counts.get(job.priority, 0), self._turns(owner, job.owner_id, rest))
             for owner, counts in self._beyond.items()
             if owner != job.owner_id
         )
         position = place + rest + others
         seconds = starts[place - 1].seconds if 0 < place <= len(starts) else self._forecast.free_in
         return position, own, seconds + (position - place + 1) * self._forecast.pace
+
+    def _turns(self, owner: str, mine: str, rest: int) -> int:
+        """Jobs of `owner` that start while `rest` jobs of `mine` do; in a round of turns each has a fixed place."""
+        weights = self._forecast.weights
+        share = weights.get(owner, 1.0) / max(1e-3, weights.get(mine, 1.0))
+        return round((rest + (owner < mine)) * share)
 
     def _put_off(self, job: Job, position: int, seconds: float) -> Told:
         assert job.not_before is not None
@@ -213,6 +217,3 @@ def fields(told: Told | None) -> Mapping[str, Any]:
         "estimated_high": told.high if told else None,
         "waiting_because": told.because if told else None,
     }
-
-
-__all__ = ["LIMITED", "NOBODY", "Front", "Start", "Told", "behind", "fields", "tell"]

@@ -29,21 +29,26 @@ def foresight(
             held[item.job_id] = reason
             if item.hold == "limit":
                 limited.add(key.owner_id)
-    starts = tuple(
-        Start(
-            job_id=item.job_id,
-            owner_id=groups[item.job_id].key.owner_id,
-            priority=groups[item.job_id].key.priority,
-            seconds=item.seconds,
-            where=where(groups[item.job_id].key.need, item),
+    starts, taken = [], set()
+    for item in coming:
+        assert item.worker is not None
+        key = groups[item.job_id].key
+        words = where(key.need, item, later=item.worker.id in taken)
+        taken.add(item.worker.id)
+        starts.append(
+            Start(
+                job_id=item.job_id,
+                owner_id=key.owner_id,
+                priority=key.priority,
+                seconds=item.seconds,
+                where=words,
+            )
         )
-        for item in coming
-    )
     work = _work(snapshot)
     workers = len(snapshot.workers)
     return Forecast(
         at=now,
-        starts=starts,
+        starts=tuple(starts),
         held=held,
         limited={owner: work.get(owner, 0.0) / max(1, snapshot.running_limit) for owner in sorted(limited)},
         weights={owner: weight for owner, weight in snapshot.weights.items() if weight != 1.0},

@@ -31,10 +31,11 @@ def why_held(need: Need, outlook: Outlook) -> str | None:
     return None
 
 
-def where(need: Need, outlook: Outlook) -> str:
-    """The worker that is expected to take it, when that is free, and what it has."""
+def where(need: Need, outlook: Outlook, *, later: bool = False) -> str:
+    """The worker that is expected to take it, when that is free, and what it has. `later`: others come first there."""
     assert outlook.worker is not None
-    free = f"{outlook.worker.name} is free in about {duration(outlook.worker.busy_seconds)}"
+    name, busy = outlook.worker.name, outlook.worker.busy_seconds
+    free = f"{name} is expected to take it" if later else f"{name} is free in about {duration(busy)}"
     return free + _holds(need, outlook)
 
 
@@ -50,5 +51,11 @@ def _holds(need: Need, outlook: Outlook) -> str:
     if outlook.model_hot and outlook.adapters_hot == wanted:
         return " and has everything hot"
     if outlook.model_hot:
+        if not outlook.adapters_hot:
+            return (
+                " and has the model, not the adapter"
+                if wanted == 1
+                else " and has the model, not its adapters"
+            )
         return f" and has the model and {outlook.adapters_hot} of {wanted} adapters"
     return "; the model has to be loaded there first"
