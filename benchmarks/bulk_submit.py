@@ -1,5 +1,5 @@
-"""Bulk at its full size: rows per second of a batch through the API, memory of the web process, cancel of the rest. With
-`--million`, all of it on PostgreSQL beside a queue of a million jobs, and the seconds of the pages there.
+"""Bulk at its full size: rows per second of a batch through the API, memory of the web process, cancel of the rest, on SQLite.
+`queue_pages` does the same on PostgreSQL beside a million jobs.
 
 Peer: the same number of bare rows put into the same database by one `executemany`, with no parsing and no checks.
 """
@@ -7,66 +7,29 @@ Peer: the same number of bare rows put into the same database by one `executeman
 from __future__ import annotations
 
 import json
-import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
-from sqlalchemy import select, text
+from sqlalchemy import text
 
 from farm.client.http import Client
-from farm.db.engine import make_engine, make_sessions
-from farm.db.models import Model, User
-from tests.support.crowd import add_crowd
+from farm.db.engine import make_engine
 from tests.support.farm import RunningFarm, running_farm
 
 ROWS = (1_000, 10_000, 100_000)
-MILLION = 1_000_000
-PAGES = (
-    "/queue",
-    "/batches",
-    "/batches/{batch}",
-    "/api/v1/jobs",
-    "/api/v1/batches/{batch}/jobs",
-    "/api/v1/stats",
-)
-VISITS = 5
 
 
 def main() -> None:
-    million = "--million" in sys.argv[1:]
     results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as name:
-        # PostgreSQL never runs as root, and its own user has to reach its folder
-        Path(name).chmod(0o755)
-        with running_farm(Path(name) / "farm", *(["--postgres"] if million else []), workers=0) as farm:
-            measure(farm, Path(name), results, million=million)
+    with tempfile.TemporaryDirectory() as name, running_farm(Path(name) / "farm", workers=0) as farm:
+        for rows in ROWS:
+            results[str(rows)] = found = of_batch(farm, Path(name), rows)
+            print(f"{rows} rows: " + ", ".join(f"{key} {value:.4g}" for key, value in found.items()))
     print(json.dumps(results))
-
-
-def measure(farm: RunningFarm, folder: Path, results: dict[str, Any], *, million: bool) -> None:
-    if million:
-        results["filled_s"] = timed(lambda: fill(farm))
-        print(f"a million jobs made inside the database in {results['filled_s']:.0f} s")
-        visit(farm, results, "pages_s")
-    for rows in ROWS:
-        results[str(rows)] = found = of_batch(farm, folder, rows)
-        print(f"{rows} rows: " + ", ".join(f"{key} {value:.4g}" for key, value in found.items()))
-    if million:
-        visit(farm, results, "pages_after_cancel_s")
-
-
-def visit(farm: RunningFarm, results: dict[str, Any], name: str) -> None:
-    """Seconds of each page."""
-    batch = farm.client().get("/batches")["items"][0]["id"]
-    results[name] = found = {path: of_page(farm, path.format(batch=batch)) for path in PAGES}
-    for path, seconds in found.items():
-        print(f"{name} {path}: {1000 * seconds:.0f} ms, the median of {VISITS}")
 
 
 def of_batch(farm: RunningFarm, folder: Path, rows: int) -> dict[str, float]:
@@ -126,24 +89,6 @@ def bare_inserts(farm: RunningFarm, lines: list[str]) -> float:
         return timed(insert)
     finally:
         engine.dispose()
-
-
-def fill(farm: RunningFarm) -> None:
-    engine = make_engine(farm.info["database_url"])
-    with make_sessions(engine)() as session:
-        model = session.scalars(select(Model.id)).first()
-        owner = session.scalars(select(User.id)).first()
-        assert model is not None
-        assert owner is not None
-        add_crowd(session, MILLION, model=model, owner=owner, stranger=owner)
-    engine.dispose()
-
-
-def of_page(farm: RunningFarm, path: str) -> float:
-    """Median seconds of a page for somebody who is logged in."""
-    with httpx.Client(base_url=farm.url, timeout=60) as browser:
-        browser.get("/login", params={"token": farm.api_key, "next": "/"})
-        return statistics.median(timed(lambda: browser.get(path).raise_for_status()) for _ in range(VISITS))
 
 
 def web_process(farm: RunningFarm) -> list[psutil.Process]:

@@ -16,14 +16,14 @@ from sqlalchemy.orm import Session, aliased
 from farm.db.models import Attempt, Image, Job
 from farm.ids import new_ids
 from farm.jobs.guesses import first_guess
-from farm.jobs.leading import Waiting, assign, lose, note_send, note_waiting, unassign
+from farm.jobs.leading import assign, lose, note_first_estimates, note_send, unassign
 from farm.jobs.loading import JobForWorker, ModelFiles, load_for_worker
 from farm.jobs.moves import RELEASED, end_attempt, end_well, move, pause, runs, unless_cancelled
 from farm.jobs.states import HELD, State
 
 __all__ = [
-    "Beat", "HeartbeatAnswer", "JobForWorker", "ModelFiles", "NewImage", "Waiting", "assign", "assigned_to", "cancelled", "claim",
-    "fail", "hand_back", "heartbeat", "load_for_worker", "lose", "note_send", "note_waiting", "pause", "retry_later", "succeed",
+    "Beat", "HeartbeatAnswer", "JobForWorker", "ModelFiles", "NewImage", "assign", "assigned_to", "cancelled", "claim", "fail",
+    "hand_back", "heartbeat", "load_for_worker", "lose", "note_first_estimates", "note_send", "pause", "retry_later", "succeed",
     "unassign",
 ]  # fmt: skip
 
@@ -109,7 +109,7 @@ def claim(session: Session, job_id: str, attempt: int, worker_id: str, now: date
             Job.worker_id == worker_id,
             ~_would_meet_poison(worker_id),
         ),
-        {"state": State.RUNNING, "started_at": now, "stage": "fetching", "step": 0, "estimated_start": None},
+        {"state": State.RUNNING, "started_at": now, "stage": "fetching", "step": 0},
         now,
         worker_id,
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from farm.db.models import Batch, Job
@@ -13,6 +13,8 @@ from farm.errors import NotFound
 from farm.jobs.pages import MAX_PAGE, Page, clamp, cut, decode_cursor
 from farm.jobs.spec import FIELDS
 from farm.jobs.states import TERMINAL, State
+from farm.jobs.tallies import of_batches
+from farm.jobs.waiting import Told, tell
 
 
 def batch_view(session: Session, owner_id: str, batch_id: str) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def batch_view(session: Session, owner_id: str, batch_id: str) -> dict[str, Any]
     batch = session.scalar(select(Batch).where(Batch.id == batch_id, Batch.owner_id == owner_id))
     if batch is None:
         raise NotFound("no such batch", "GET /api/v1/batches lists yours", code="no_batch")
-    return _view(batch, _counts(session, [batch_id]).get(batch_id, {}))
+    return _view(batch, of_batches(session, [batch_id]).get(batch_id, {}))
 
 
 def list_batches(session: Session, owner_id: str, *, cursor: str = "", limit: int = 50) -> Page:
@@ -40,10 +42,17 @@ def list_batches(session: Session, owner_id: str, *, cursor: str = "", limit: in
     limit = clamp(limit)
     rows = session.scalars(query.order_by(Batch.id.desc()).limit(limit + 1)).all()
     shown, next_cursor = cut(rows, limit, lambda row: (row.id,))
-    counts = _counts(session, [batch.id for batch in shown])
+    counts = of_batches(session, [batch.id for batch in shown])
     return Page(
         items=tuple(_view(batch, counts.get(batch.id, {})) for batch in shown), next_cursor=next_cursor
     )
+
+
+def last_start(session: Session, batch_id: str, viewer_id: str) -> Told | None:
+    """What is told of the waiting job of a batch that is expected to start last; None when none waits."""
+    waits = select(Job).where(Job.batch_id == batch_id, Job.state == State.QUEUED)
+    job = session.scalars(waits.order_by(Job.id.desc()).limit(1)).first()
+    return tell(session, [job], viewer_id)[job.id] if job else None
 
 
 def failed_rows(session: Session, owner_id: str, batch_id: str) -> Iterator[dict[str, Any]]:
@@ -69,20 +78,6 @@ def failed_rows(session: Session, owner_id: str, batch_id: str) -> Iterator[dict
         if len(rows) < MAX_PAGE:
             return
         last = rows[-1].id
-
-
-def _counts(session: Session, batch_ids: Collection[str]) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
-    if not batch_ids:
-        return found
-    rows = session.execute(
-        select(Job.batch_id, Job.state, func.count())
-        .where(Job.batch_id.in_(batch_ids))
-        .group_by(Job.batch_id, Job.state)
-    )
-    for batch_id, state, number in rows:
-        found.setdefault(str(batch_id), {})[state] = number
-    return found
 
 
 def _view(batch: Batch, counts: dict[str, int]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ _CANCELLED = {
     "state": case((_RUNS, State.RUNNING), else_=State.CANCELLED),
     "worker_id": case((_RUNS, Job.worker_id), else_=None),
     "wait_reason": None,
-    "estimated_start": None,
 }
 _RETRIED = {
     **RELEASED,
@@ -59,7 +58,6 @@ def cancel(session: Session, owner_id: str, job_id: str, now: datetime) -> State
             "state": State.CANCELLED,
             "worker_id": None,
             "wait_reason": None,
-            "estimated_start": None,
             "cancel_requested_at": now,
             "finished_at": now,
         },
@@ -206,7 +204,7 @@ def set_priority(session: Session, owner_id: str, job_id: str, priority: str, no
     done = session.execute(
         update(Job)
         .where(Job.id == job_id, Job.owner_id == owner_id, Job.state == State.QUEUED)
-        .values(priority=PRIORITIES[priority], wait_reason=None, estimated_start=None),
+        .values(priority=PRIORITIES[priority]),
         execution_options=_NO_SYNC,
     )
     if changed(done) != 1:

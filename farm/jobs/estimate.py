@@ -10,15 +10,15 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from farm.db.models import Job, Worker
-from farm.jobs.counts import QUEUE, counted
 from farm.jobs.pins import nobody
 from farm.jobs.prepare import Prepared
 from farm.jobs.rates import STEP_SECONDS, Lane, Work, duration, fleet_seconds
 from farm.jobs.reports import WorkerReport
 from farm.jobs.states import HELD, PRIORITIES, State
+from farm.jobs.tallies import open_jobs
 
 #: jobs of a queue that are read one by one
-FRONT = 5000
+FRONT = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +155,8 @@ def read_queue(session: Session, priority: int = max(PRIORITIES.values())) -> li
         select(front.c.batch_key, func.sum(front.c.steps), func.count()).group_by(front.c.batch_key)
     ).all()
     read = sum(number for _, _, number in rows)
-    times = (
-        session.execute(select(counted(*ahead, order=QUEUE))).scalar_one() / read if read == FRONT else 1.0
-    )
+    times = 1.0
+    if read == FRONT:
+        waiting = sum(row.n for row in open_jobs(session, State.QUEUED) if row.priority <= priority)
+        times = max(1.0, waiting / read)
     return [Work(batch_key=batch_key, steps=round(int(steps) * times)) for batch_key, steps, _ in rows]

@@ -9,15 +9,15 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from farm.db.models import Adapter, AdapterVersion, Job, Model, Worker
+from farm.db.models import Adapter, AdapterVersion, Job, Model, Pause, Worker
 from farm.errors import NotFound
 from farm.jobs import losses
-from farm.jobs.counts import COUNTED, OWN, QUEUE, counted
 from farm.jobs.crashes import SUSPECT_AFTER
 from farm.jobs.estimate import read_lanes, read_queue
 from farm.jobs.rates import duration, fleet_seconds
 from farm.jobs.reports import WorkerReport
 from farm.jobs.states import HELD, OPEN, State
+from farm.jobs.tallies import open_jobs
 
 #: of a worker, as people see it
 STATES = ("up", "suspect", "blocked", "draining", "gone")
@@ -44,20 +44,11 @@ def worker_view(session: Session, worker_id: str) -> dict[str, Any]:
 
 
 def queue_summary(session: Session, owner_id: str) -> dict[str, Any]:
-    """Open jobs of all and of this owner by state, workers that are up, and the seconds until the queue is empty.
-
-    Of very many jobs, not all are counted: then `exact` is false, and the numbers are the least.
-    """
-    states = sorted(OPEN)
-    found = session.execute(
-        select(
-            *(counted(Job.state == state, order=QUEUE) for state in states),
-            *(counted(Job.owner_id == owner_id, Job.state == state, order=OWN) for state in states),
-        )
-    ).one()
-    exact = max(found) <= COUNTED
-    numbers = (min(number, COUNTED) for number in found)
-    counts = {name: {state: next(numbers) for state in states} for name in ("all", "mine")}
+    """Open jobs of all and of this owner by state, workers that are up, and the seconds until the queue is empty."""
+    counts = {name: dict.fromkeys(sorted(OPEN), 0) for name in ("all", "mine")}
+    for row in open_jobs(session):
+        for name in ("all", "mine") if row.owner_id == owner_id else ("all",):
+            counts[name][State(row.state)] += row.n
     lanes = read_lanes(session)
     every = counts["all"]
     waiting, running = every[State.QUEUED] + every[State.ASSIGNED], every[State.RUNNING]
@@ -65,14 +56,17 @@ def queue_summary(session: Session, owner_id: str) -> dict[str, Any]:
     if lanes:
         held = sum(lane.busy_seconds for lane in lanes) / len(lanes)
         seconds = held + (fleet_seconds(lanes, read_queue(session)) if waiting else 0.0)
-    words = f"{'' if exact else 'more than '}{waiting} waiting · {running} running"
-    if seconds:
+    paused = session.get(Pause, ("queue", "")) is not None
+    words = f"{waiting} waiting · {running} running"
+    if paused:
+        words += " · paused"
+    elif seconds:
         words += f" · about {duration(seconds)}"
     return {
         "waiting": waiting,
-        "exact": exact,
         "running": running,
         "workers": len(lanes),
+        "paused": paused,
         "seconds": seconds,
         "sentence": words,
         "all": {str(state): number for state, number in counts["all"].items()},

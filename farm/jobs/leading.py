@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
 from typing import cast
 
@@ -166,48 +165,17 @@ def _is_poison(session: Session, job_id: str, worker_id: str, crashes: int, limi
     return is_poison(crashes, limit, lost_on, others)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """What people are told of a job that waits."""
-
-    job_id: str
-    reason: str
-    #: when it is expected to start, and between when and when it most often does; None: nobody knows
-    start: datetime | None = None
-    low: datetime | None = None
-    high: datetime | None = None
-
-
-def note_waiting(session: Session, rows: Sequence[Waiting], now: datetime) -> None:
-    """Keep why jobs wait and how long, for people; rows that say the same already stay as they are."""
-    if not rows:
+def note_first_estimates(session: Session, starts: Mapping[str, datetime], now: datetime) -> None:
+    """Keep when jobs were first expected to start: what the estimate is judged by once they do."""
+    if not starts:
         return
     table = cast(Table, Job.__table__)
     moment = table.c.first_estimate.type
     session.connection().execute(
         update(table)
-        .where(
-            table.c.id == bindparam("job"),
-            table.c.state == State.QUEUED,
-            or_(table.c.wait_reason.is_(None), table.c.wait_reason != bindparam("reason")),
-        )
+        .where(table.c.id == bindparam("job"), table.c.first_estimate.is_(None))
         .values(
-            wait_reason=bindparam("reason"),
-            estimated_start=bindparam("start"),
-            estimated_low=bindparam("low"),
-            estimated_high=bindparam("high"),
-            first_estimate=func.coalesce(table.c.first_estimate, bindparam("start", type_=moment)),
-            first_estimate_at=func.coalesce(table.c.first_estimate_at, bindparam("made", type_=moment)),
+            first_estimate=bindparam("start", type_=moment), first_estimate_at=bindparam("made", type_=moment)
         ),
-        [
-            {
-                "job": row.job_id,
-                "reason": row.reason,
-                "start": row.start,
-                "low": row.low,
-                "high": row.high,
-                "made": None if row.start is None else now,
-            }
-            for row in rows
-        ],
+        [{"job": job_id, "start": start, "made": now} for job_id, start in sorted(starts.items())],
     )

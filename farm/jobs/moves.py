@@ -26,9 +26,6 @@ RELEASED: Mapping[str, Any] = {
     "step": 0,
     "sends": 0,
     "wait_reason": None,
-    "estimated_start": None,
-    "estimated_low": None,
-    "estimated_high": None,
     "assigned_at": None,
     "started_at": None,
 }

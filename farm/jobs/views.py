@@ -5,27 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, CompoundSelect, Select, and_, func, or_, select, tuple_, union_all
+from sqlalchemy import ColumnElement, CompoundSelect, Row, Select, and_, func, or_, select, union_all
 from sqlalchemy.orm import Session
 
 from farm.db.models import Adapter, Attempt, Image, Job, JobEvent, Model, Worker
 from farm.errors import BadRequest, NotFound
 from farm.jobs.batch_views import batch_view, list_batches
-from farm.jobs.counts import COUNTED, QUEUE, counted
 from farm.jobs.fleet_views import queue_summary, worker_view, worker_views
 from farm.jobs.image_views import delete_image, ids_of, image_view, list_images, patch_image, uses_one_of
 from farm.jobs.kinds import Kind
 from farm.jobs.pages import MAX_PAGE, Page, clamp, cut, decode_cursor
 from farm.jobs.spec import FIELDS, storable
 from farm.jobs.states import PRIORITY_NAMES, State
+from farm.jobs.waiting import Told, fields, tell
 
 __all__ = [
     "MAX_PAGE", "Page", "batch_view", "delete_image", "image_view", "job_view", "list_batches", "list_images",
     "list_jobs", "patch_image", "queue_summary", "worker_view", "worker_views",
 ]  # fmt: skip
-
-#: how far into the queue lists tell a job's position
-FRONT = 1000
 
 
 def job_view(session: Session, owner_id: str, job_id: str) -> dict[str, Any]:
@@ -36,12 +33,12 @@ def job_view(session: Session, owner_id: str, job_id: str) -> dict[str, Any]:
     Raises:
         NotFound: no such job of this owner.
     """
-    row = session.execute(_jobs(owner_id).where(Job.id == job_id)).one_or_none()
+    row = session.execute(job_rows().where(Job.owner_id == owner_id, Job.id == job_id)).one_or_none()
     if row is None:
         raise NotFound("no such job", "GET /api/v1/jobs lists yours", code="no_job")
     job = row[0]
-    position = _position(session, job) if job.state == State.QUEUED else None
-    view = _view(job, row[1], row[2], _images(session, [job.id]).get(job.id, []), position)
+    told = tell(session, [job], owner_id).get(job.id)
+    view = _view(job, row[1], row[2], _images(session, [job.id]).get(job.id, []), told)
     view["clean_prompt"] = job.clean_prompt
     view["attempts"] = [
         {
@@ -87,13 +84,12 @@ def list_jobs(
     cursor: str = "",
     limit: int = 50,
 ) -> Page:
-    """Jobs of one owner, newest first, as `job_view` has them without attempts and events. `position` is told for the
-    first `FRONT` jobs of the queue.
+    """Jobs of one owner, newest first, as `job_view` has them without attempts and events.
 
     Raises:
         BadRequest: a cursor or a state that does not exist.
     """
-    query = _jobs(owner_id)
+    query = job_rows().where(Job.owner_id == owner_id)
     wanted = [Job.owner_id == owner_id]
     if unknown := [state for state in states if state not in set(State)]:
         raise BadRequest(f"unknown state {unknown[0]!r}", f"one of {', '.join(State)}", code="unknown_state")
@@ -118,25 +114,24 @@ def list_jobs(
         query = query.where(*wanted)
     rows = session.execute(query.order_by(Job.id.desc()).limit(limit + 1)).all()
     shown, next_cursor = cut(rows, limit, lambda row: (row[0].id,))
-    images = _images(session, [row[0].id for row in shown])
-    waits = any(row[0].state == State.QUEUED for row in shown)
-    positions = _front(session) if waits else {}
-    return Page(
-        items=tuple(
-            _view(job, timings, worker, images.get(job.id, []), positions.get(job.id))
-            for job, timings, worker in shown
-        ),
-        next_cursor=next_cursor,
-    )
+    told = tell(session, [row[0] for row in shown], owner_id)
+    return Page(items=tuple(listed(session, shown, told)), next_cursor=next_cursor)
 
 
-def _jobs(owner_id: str) -> Select[Any]:
-    """Jobs of one owner with the attempt that holds or held them last, and the name of its worker."""
+def listed(
+    session: Session, rows: Sequence[Row[Job, Any, Any]], told: Mapping[str, Told]
+) -> list[dict[str, Any]]:
+    """Rows of `job_rows` as lists show them to their owner; `told` of those that wait."""
+    images = _images(session, [row[0].id for row in rows])
+    return [_view(row[0], row[1], row[2], images.get(row[0].id, []), told.get(row[0].id)) for row in rows]
+
+
+def job_rows() -> Select[Any]:
+    """Jobs with the attempt that holds or held them last, and the name of its worker."""
     return (
         select(Job, Attempt.timings, Worker.name)
         .outerjoin(Attempt, and_(Attempt.job_id == Job.id, Attempt.attempt == Job.attempt))
         .outerjoin(Worker, Worker.id == func.coalesce(Job.worker_id, Attempt.worker_id))
-        .where(Job.owner_id == owner_id)
     )
 
 
@@ -148,20 +143,6 @@ def _newest(wanted: Sequence[ColumnElement[bool]], states: Sequence[str], most: 
         for state in states
     )
     return union_all(*(select(ids.c.id) for ids in each))
-
-
-def _position(session: Session, job: Job) -> int | None:
-    """Jobs of all owners that stand before this one; None when they are more than are counted."""
-    before = tuple_(Job.priority, Job.id) < tuple_(job.priority, job.id)
-    found = session.execute(select(counted(Job.state == State.QUEUED, before, order=QUEUE))).scalar_one()
-    return found if found <= COUNTED else None
-
-
-def _front(session: Session) -> dict[str, int]:
-    ids = session.scalars(
-        select(Job.id).where(Job.state == State.QUEUED).order_by(Job.priority, Job.id).limit(FRONT)
-    )
-    return {job_id: position for position, job_id in enumerate(ids)}
 
 
 def _images(session: Session, job_ids: Collection[str]) -> dict[str, list[dict[str, Any]]]:
@@ -197,7 +178,7 @@ def _view(
     timings: Mapping[str, Any] | None,
     worker: str | None,
     images: list[dict[str, Any]],
-    position: int | None,
+    told: Told | None,
 ) -> dict[str, Any]:
     spec = {name: job.spec.get(name) for name in FIELDS}
     waits = job.state == State.QUEUED
@@ -210,11 +191,8 @@ def _view(
         # an extraction's are its layers
         "steps": job.spec["steps"] if job.kind == Kind.RENDER else job.steps,
         "total_steps": job.steps,
-        "position": position,
-        "estimated_start": job.estimated_start if waits else None,
-        "estimated_low": job.estimated_low if waits else None,
-        "estimated_high": job.estimated_high if waits else None,
-        "waiting_because": job.wait_reason if waits else None,
+        **fields(told),
+        **({"waiting_because": given_to(worker)} if job.state == State.ASSIGNED else {}),
         "worker": None if waits else worker,
         "attempt": job.attempt,
         "batch": job.batch_id,
@@ -237,3 +215,8 @@ def _view(
         "worker_tags": job.worker_tags,
         "min_memory": job.min_memory or None,
     }
+
+
+def given_to(worker: str | None) -> str:
+    """Why an assigned job still waits."""
+    return f"{worker or 'a worker'} has it and begins as soon as the job before it ends"

@@ -35,7 +35,7 @@ class WorkerView:
 
     def suits(self, need: Need) -> bool:
         """Whether a job's pins allow this worker."""
-        if need.avoid and self.id in need.avoid or need.only is not None and self.id not in need.only:
+        if (need.avoid and self.id in need.avoid) or (need.only is not None and self.id not in need.only):
             return False
         return met(need.memory_bytes, need.tags, has_memory=self.memory_bytes, has_tags=self.tags)
 

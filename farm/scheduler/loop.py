@@ -14,12 +14,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from farm.clock import Clock
 from farm.db.models import Job, Worker
-from farm.jobs import attempts, guesses, losses, workers
+from farm.jobs import attempts, forecast, guesses, losses, tallies, workers
+from farm.scheduler.foresight import foresight
 from farm.scheduler.leader import Leadership
 from farm.scheduler.outbox import Deliver, deliver_due
 from farm.scheduler.plan import Outlook, Snapshot, plan
 from farm.scheduler.preempt import preempt
-from farm.scheduler.reasons import why_waiting
 from farm.scheduler.room import as_assignment, make_room
 from farm.scheduler.share import Ledger
 from farm.scheduler.snapshot import take_snapshot
@@ -30,6 +30,11 @@ log = structlog.get_logger()
 SWEEP_SECONDS = 3600.0
 #: Between two times that the ledger of shares is kept for the next leader.
 LEDGER_SECONDS = 3.0
+#: A long queue is explained once in so many seconds, a short one by every round; and what was told is kept fresh.
+EXPLAIN_SECONDS = 1.0
+LONG = 100
+#: Seconds between two summings up of what writers left to count.
+TALLY_SECONDS = 5.0
 #: Messages sent for one assignment before it is taken back.
 MAX_SENDS = 3
 
@@ -88,6 +93,9 @@ class Scheduler:
         self._ledger = Ledger()
         self._kept: tuple[float, dict[str, object]] = (clock.monotonic(), self._ledger.as_dict())
         self._swept_at = clock.monotonic()
+        self._explained_at = self._tallied_at = float("-inf")
+        #: jobs whose first estimate is written
+        self._foreseen: frozenset[str] = frozenset()
         self._leadership = Leadership(holder, timers.leader_lease_seconds)
         longest = max(timers.round_seconds, 1.0) * 2
         self._job_watch: StandstillWatch[tuple[str, int]] = StandstillWatch(timers.lease_seconds, longest)
@@ -234,6 +242,7 @@ class Scheduler:
                     make_room(session, handover, now, epoch)
             outlooks = [item for item in made.outlooks if item.job_id not in given]
             self._explain(session, snapshot, outlooks)
+            self._add_up(session)
             # soonest first: the first job foreseen on a worker is what it gets next
             soonest = {item.worker.id: item.job_id for item in reversed(outlooks) if item.worker is not None}
             workers.note_next(session, soonest)
@@ -253,28 +262,25 @@ class Scheduler:
             self._kept = (now, ledger)
 
     def _explain(self, session: Session, snapshot: Snapshot, outlooks: list[Outlook]) -> None:
-        """Keep the sentence and the estimate of each waiting job in sight up to date."""
+        """Write what pages tell of waiting jobs."""
+        moment = self._clock.monotonic()
+        if len(outlooks) > LONG and moment - self._explained_at < EXPLAIN_SECONDS:
+            return
+        self._explained_at = moment
         now = self._clock.now()
         low, high = guesses.spread(session)
+        foreseen = foresight(snapshot, outlooks, now, low=low, high=high)
+        forecast.write(session, foreseen)
+        starts = {start.job_id: now + timedelta(seconds=start.seconds) for start in foreseen.starts}
+        new = starts.keys() - self._foreseen
+        attempts.note_first_estimates(session, {job: starts[job] for job in new}, now)
+        self._foreseen = frozenset(starts)
 
-        def at(outlook: Outlook, factor: float) -> datetime | None:
-            return now + timedelta(seconds=outlook.seconds * factor) if outlook.worker else None
-
-        needs = {head.id: group.key.need for group in snapshot.groups for head in group.heads}
-        attempts.note_waiting(
-            session,
-            [
-                attempts.Waiting(
-                    job_id=outlook.job_id,
-                    reason=why_waiting(needs[outlook.job_id], outlook),
-                    start=at(outlook, 1.0),
-                    low=at(outlook, low),
-                    high=at(outlook, high),
-                )
-                for outlook in outlooks
-            ],
-            now,
-        )
+    def _add_up(self, session: Session) -> None:
+        moment = self._clock.monotonic()
+        if moment - self._tallied_at >= TALLY_SECONDS:
+            self._tallied_at = moment
+            tallies.add_up(session)
 
     def _told(self, job_id: str) -> None:
         with self._sessions() as session:

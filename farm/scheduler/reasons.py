@@ -2,54 +2,47 @@
 
 from __future__ import annotations
 
+from farm.jobs.pauses import sentence
 from farm.jobs.pins import nobody
 from farm.jobs.rates import duration
+from farm.jobs.waiting import KEY_LIMITED, LIMITED, NOBODY, behind
 from farm.scheduler.group import Need
 from farm.scheduler.narrow import Hindrance
 from farm.scheduler.pauses import Pause
 from farm.scheduler.plan import Outlook
 
-__all__ = ["duration", "why_waiting"]
+__all__ = ["duration", "where", "why_held", "why_waiting"]
 
 
 def why_waiting(need: Need, outlook: Outlook) -> str:
     """One sentence for the queue page and the API."""
+    held = why_held(need, outlook)
+    return held or f"{behind(outlook.ahead, outlook.yours)}{where(need, outlook)}"
+
+
+def why_held(need: Need, outlook: Outlook) -> str | None:
+    """What keeps a job from every worker; None for one that only waits for its turn."""
     if outlook.hold == "nobody":
-        return "no worker is up; start one with `farm worker`"
+        return NOBODY
     if isinstance(outlook.hold, Hindrance):
         return outlook.hold.words
     if isinstance(outlook.hold, Pause):
-        return _paused(outlook.hold)
+        return sentence(outlook.hold.kind, outlook.hold.name or outlook.hold.subject)
     if outlook.hold == "limit":
-        return "as many jobs of yours are on workers as one user may have at once"
+        return LIMITED
     if outlook.hold == "key limit":
-        return "as many jobs of its API key are on workers as that key may have at once"
+        return KEY_LIMITED
     if outlook.hold == "pin" or outlook.worker is None:
         return nobody(need.memory_bytes, need.tags)
-    holds = _holds(need, outlook)
-    when = f"{outlook.worker.name} is free in about {duration(outlook.worker.busy_seconds)}"
-    if not outlook.ahead:
-        return f"{when}{holds}"
-    return f"{_behind(outlook.ahead, outlook.yours)}; {when}{holds}"
+    return None
 
 
-def _behind(ahead: int, yours: int) -> str:
-    """
-    >>> _behind(1, 0), _behind(14, 14), _behind(5, 2)
-    ('behind 1 job', 'behind 14 jobs of yours', 'behind 5 jobs, 2 of them yours')
-    """
-    jobs = "job" if ahead == 1 else "jobs"
-    if yours == ahead:
-        return f"behind {ahead} {jobs} of yours"
-    return f"behind {ahead} {jobs}" + (f", {yours} of them yours" if yours else "")
-
-
-def _paused(pause: Pause) -> str:
-    if pause.kind == "queue":
-        return "the queue is paused by an operator"
-    if pause.kind == "model":
-        return f"an operator has paused jobs with the model {pause.name or pause.subject}"
-    return "an operator has paused this user's jobs"
+def where(need: Need, outlook: Outlook, *, later: bool = False) -> str:
+    """The worker that is expected to take it, when that is free, and what it has. `later`: others come first there."""
+    assert outlook.worker is not None
+    name, busy = outlook.worker.name, outlook.worker.busy_seconds
+    free = f"{name} is expected to take it" if later else f"{name} is free in about {duration(busy)}"
+    return free + _holds(need, outlook)
 
 
 def _holds(need: Need, outlook: Outlook) -> str:
@@ -57,5 +50,11 @@ def _holds(need: Need, outlook: Outlook) -> str:
     if outlook.model_hot and outlook.adapters_hot == wanted:
         return " and has everything hot"
     if outlook.model_hot:
+        if not outlook.adapters_hot:
+            return (
+                " and has the model, not the adapter"
+                if wanted == 1
+                else " and has the model, not its adapters"
+            )
         return f" and has the model and {outlook.adapters_hot} of {wanted} adapters"
     return "; the model has to be loaded there first"

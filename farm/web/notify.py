@@ -30,3 +30,9 @@ def worker_changed(services: Services, worker_id: str, name: str, state: str) ->
         Event(topic="workers", type="worker", owner="", data={"id": worker_id, "name": name, "state": state}),
     )
     wake.ring(services.redis)
+
+
+def queue_changed(services: Services) -> None:
+    """Something was paused or resumed: everybody's jobs may start sooner or later."""
+    events.publish(services.redis, Event(topic="jobs", type="queue", owner="", data={}))
+    wake.ring(services.redis)

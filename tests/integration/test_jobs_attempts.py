@@ -418,23 +418,14 @@ def test_every_event_is_a_transition_of_the_table(farm: Sessions) -> None:
     assert set(events_of(farm, job)) <= TRANSITIONS.keys()
 
 
-def test_reasons_of_waiting_are_kept_for_what_waits(farm: Sessions) -> None:
-    waits, runs, worker = add_job(farm), add_job(farm), add_worker(farm, "gpu-1")
-    start(farm, runs, worker)
-    done(
-        farm,
-        lambda s: attempts.note_waiting(
-            s,
-            [
-                attempts.Waiting(job_id=waits, reason="behind 1 job", start=LATER),
-                attempts.Waiting(job_id=runs, reason="no"),
-            ],
-            NOW,
-        ),
-    )
-    assert (job_row(farm, waits).wait_reason, job_row(farm, waits).estimated_start) == ("behind 1 job", LATER)
-    assert job_row(farm, runs).wait_reason is None
-    done(farm, lambda s: attempts.note_waiting(s, [], NOW))
+def test_the_first_estimate_of_a_job_is_kept(farm: Sessions) -> None:
+    job, other = add_job(farm), add_job(farm)
+    done(farm, lambda s: attempts.note_first_estimates(s, {job: LATER}, NOW))
+    done(farm, lambda s: attempts.note_first_estimates(s, {job: NOW, other: LATER}, LATER))
+    row = job_row(farm, job)
+    assert (row.first_estimate, row.first_estimate_at) == (LATER, NOW)
+    assert job_row(farm, other).first_estimate_at == LATER
+    done(farm, lambda s: attempts.note_first_estimates(s, {}, NOW))
 
 
 def test_loading_a_job_for_a_worker(farm: Sessions) -> None:

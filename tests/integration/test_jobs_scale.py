@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Engine, event, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from farm.db.models import Job, JobEvent
-from farm.jobs import batch_views, control, counts, estimate, views
+from farm.db.models import Job, JobEvent, Tally, TallyChange
+from farm.jobs import batch_views, control, estimate, line, tallies, views
 from farm.jobs.states import State
 from farm.scheduler.snapshot import take_snapshot
 from tests.support.crowd import FAILED, add_crowd
@@ -23,10 +23,10 @@ Sessions = sessionmaker[Session]
 ROWS = {"sqlite": 4_000, "postgresql": 40_000}
 BATCH = "batch_00000002"
 
-#: what is asked, and the index without which it would be slow
+#: what is asked, and the index without which it would be slow; empty: jobs are not read at all
 ASKED: dict[str, tuple[Callable[[Session], Any], str]] = {
     "the scheduler's window": (lambda s: take_snapshot(s, NOW, 2, ()), "ix_jobs_waiting"),
-    "the top bar": (lambda s: views.queue_summary(s, OWNER), "ix_jobs_owner_state"),
+    "the top bar": (lambda s: views.queue_summary(s, OWNER), "ix_jobs_waiting"),
     "an estimate": (lambda s: estimate.read_queue(s, 2), "ix_jobs_waiting"),
     "workers": (views.worker_views, "ix_jobs_worker"),
     "what runs": (lambda s: views.list_jobs(s, OWNER, states=("running",)), "ix_jobs_owner_state"),
@@ -35,8 +35,9 @@ ASKED: dict[str, tuple[Callable[[Session], Any], str]] = {
     "what is done": (lambda s: views.list_jobs(s, OWNER, states=("succeeded", "cancelled")), "ix_jobs_owner_state"),
     # of somebody with few: the owner of most jobs is found without
     "all jobs": (lambda s: views.list_jobs(s, "somebody"), "ix_jobs_owner_list"),
-    "batches": (lambda s: views.list_batches(s, OWNER), "ix_jobs_batch_list"),
-    "a batch": (lambda s: views.batch_view(s, OWNER, BATCH), "ix_jobs_batch_list"),
+    "batches": (lambda s: views.list_batches(s, OWNER), ""),
+    "a batch": (lambda s: views.batch_view(s, OWNER, BATCH), ""),
+    "a job that waits": (lambda s: views.job_view(s, OWNER, "job_00001000"), "ix_jobs_owner_waiting"),
     "jobs of a batch": (lambda s: views.list_jobs(s, OWNER, batch=BATCH), "ix_jobs_batch_list"),
     "failed rows": (lambda s: list(batch_views.failed_rows(s, OWNER, "batch_00000001")), "ix_jobs_batch_list"),
     "cancel a batch": (lambda s: control.cancel_batch(s, OWNER, BATCH, LATER), "ix_jobs_batch_list"),
@@ -88,7 +89,8 @@ def test_every_question_is_answered_by_an_index(crowd: Sessions, engine: Engine)
         for plan in plans:
             assert "Seq Scan on jobs" not in plan, f"{name}: {plan}"
             assert "\nSCAN jobs" not in plan, f"{name}: {plan}"
-        assert any(index in plan for plan in plans), f"{name}: " + "\n\n".join(plans)
+        told = f"{name}: " + "\n\n".join(plans)
+        assert any(index in plan for plan in plans) if index else not plans, told
 
 
 def test_cancel_and_retry_of_a_batch_take_as_many_statements_as_of_one_job(
@@ -146,22 +148,49 @@ def test_a_list_of_several_states_is_the_plain_list(
     assert found == plain
 
 
-def test_of_very_many_jobs_only_so_many_are_counted(
-    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seed(sessions)
-    for module in (counts, views, views.queue_summary.__globals__):
-        if isinstance(module, dict):
-            monkeypatch.setitem(module, "COUNTED", 50)
-        else:
-            monkeypatch.setattr(module, "COUNTED", 50)
-    with sessions() as session:
-        add_crowd(session, 400)
+def test_tallies_say_what_counting_says(crowd: Sessions, engine: Engine) -> None:
+    """After many rows of one statement, and moves of single ones; before and after they are added up."""
+    with crowd.begin() as session:
+        control.cancel_batch(session, OWNER, BATCH, LATER)
+        control.retry_failed(session, OWNER, "batch_00000001", LATER)
+        control.set_priority(session, OWNER, "job_00000005", "interactive", LATER)
+    for _ in range(2):
+        with crowd() as session:
+            for batch in ("batch_00000001", BATCH):
+                counted = select(Job.state, func.count()).where(Job.batch_id == batch).group_by(Job.state)
+                shown = {state: n for state, n in tallies.of_batches(session, [batch])[batch].items() if n}
+                assert shown == dict(session.execute(counted).tuples().all())
+            key = (Job.owner_id, Job.priority, Job.state)
+            waiting = select(*key, func.count()).where(Job.state == State.QUEUED).group_by(*key)
+            assert sorted(tallies.open_jobs(session)) == sorted(session.execute(waiting).tuples().all())
+        with crowd.begin() as session:
+            tallies.add_up(session)
+    with crowd() as session:
+        assert session.scalar(select(func.count()).select_from(TallyChange)) == 0
+        assert session.scalar(select(func.count()).select_from(Tally).where(Tally.n <= 0)) == 0
+
+
+def test_every_place_in_a_long_line_is_known(crowd: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "COUNTED", 50)
+    with crowd() as session:
+        total = len(views.list_jobs(session, OWNER, states=("queued",), limit=1).items)
+        assert total == 1
+        mine = list(
+            session.scalars(
+                select(Job.id).where(Job.owner_id == OWNER, Job.state == State.QUEUED).order_by(Job.id)
+            )
+        )
         summary = views.queue_summary(session, OWNER)
-        assert (summary["waiting"], summary["exact"]) == (50, False)
-        assert summary["sentence"].startswith("more than 50 waiting")
-        assert views.job_view(session, OWNER, "job_00000396")["position"] is None
-        assert views.job_view(session, OWNER, "job_00000005")["position"] == 3
+        assert summary["mine"]["queued"] == len(mine)
+        for place in (0, 3, 49, 50, 51, len(mine) // 2, len(mine) - 51, len(mine) - 1):
+            jobs = [session.get_one(Job, mine[place])]
+            assert line.before(session, jobs, {(OWNER, 2): len(mine)}) == {mine[place]: place}
+        some = mine[7:300:5]
+        jobs = [session.get_one(Job, job) for job in some]
+        expected = {job: mine.index(job) for job in some}
+        assert line.before(session, jobs, {(OWNER, 2): len(mine), (OWNER, 0): 0}) == expected
+        shifted = {job: place + 9 for job, place in expected.items()}
+        assert line.before(session, jobs, {(OWNER, 2): len(mine), (OWNER, 0): 9}) == shifted
 
 
 def test_the_rest_of_a_long_queue_is_taken_to_be_like_its_front(

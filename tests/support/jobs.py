@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from farm.db.models import Image, Job, JobEvent, Lease, Model, User
 from farm.jobs import attempts, workers
 from farm.jobs.reports import WorkerReport
+from farm.jobs.waiting import Told, tell
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -93,6 +94,13 @@ def job_row(sessions: sessionmaker[Session], job_id: str) -> Job:
         job = session.get(Job, job_id)
         assert job is not None
         return job
+
+
+def told_of(sessions: sessionmaker[Session], job_id: str, viewer: str | None = None) -> Told:
+    """What people are told of a job that waits: its owner, unless another one looks."""
+    with sessions() as session:
+        job = session.get_one(Job, job_id)
+        return tell(session, [job], viewer or job.owner_id)[job_id]
 
 
 def events_of(sessions: sessionmaker[Session], job_id: str) -> list[str]:

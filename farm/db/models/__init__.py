@@ -5,6 +5,7 @@ from farm.db.models.base import Base
 from farm.db.models.fleet import Lease, Pause, Worker
 from farm.db.models.jobs import Attempt, Batch, Image, Job, JobEvent, Outbox
 from farm.db.models.people import ApiKey, Audit, IdempotencyKey, Preset, User
+from farm.db.models.tallies import Forecast, Tally, TallyChange
 
 __all__ = [
     "Adapter",
@@ -14,6 +15,7 @@ __all__ = [
     "Audit",
     "Base",
     "Batch",
+    "Forecast",
     "IdempotencyKey",
     "Image",
     "Job",
@@ -23,6 +25,8 @@ __all__ = [
     "Outbox",
     "Pause",
     "Preset",
+    "Tally",
+    "TallyChange",
     "Upload",
     "User",
     "Worker",

@@ -97,10 +97,10 @@ class Job(Base):
     #: stable code of why it failed, and a sentence for a person
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
-    #: why it waits, in words, written by the scheduler
+    #: why it was put off until `not_before`, in words
     wait_reason: Mapped[str | None]
+    #: not written any more, since the forecast tells it: columns go once no process of the code before them runs
     estimated_start: Mapped[datetime | None]
-    #: between these, most often
     estimated_low: Mapped[datetime | None]
     estimated_high: Mapped[datetime | None]
     #: the first estimate and when it was made: what it is judged by afterwards

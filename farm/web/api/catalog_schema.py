@@ -202,11 +202,9 @@ class StatsView(BaseModel):
     """The queue in numbers."""
 
     waiting: int
-    exact: bool = Field(
-        description="Whether all were counted; of a very long queue the numbers are the least."
-    )
     running: int
     workers: int
+    paused: bool = Field(description="Whether operators have paused the whole queue.")
     seconds: float | None = Field(description="Until the queue is empty.")
     sentence: str
     all: dict[str, int]
@@ -224,6 +222,7 @@ class PauseView(BaseModel):
     """Something that an operator has paused."""
 
     kind: Literal["queue", "model", "user"]
+    subject: str = Field(description="Id of the model or user; empty for the queue.")
     name: str
     by: str
     at: datetime
@@ -231,3 +230,13 @@ class PauseView(BaseModel):
 
 class PauseList(BaseModel):
     items: list[PauseView]
+
+
+class QueueView(StatsView):
+    """The queue in numbers, what is paused, and its front in the order of expected starts."""
+
+    pauses: list[PauseView]
+    items: list[dict[str, Any]] = Field(
+        description="Yours (`mine`) as in `GET /jobs`; of others `state`, `priority`, `model`, `position`,"
+        " `estimated_start`, `estimated_low`, `estimated_high`, `waiting_because`."
+    )

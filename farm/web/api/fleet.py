@@ -11,19 +11,22 @@ from sqlalchemy.orm import Session
 
 from farm.errors import NotFound
 from farm.jobs import models, pauses, views, workers
+from farm.jobs.queue_views import MOST, queue_front
 from farm.models.samplers import SAMPLERS, sampler_label
 from farm.web import notify
+from farm.web.api import views as shown
 from farm.web.api.catalog_schema import (
     ModelList,
     ModelView,
     PauseBody,
     PauseList,
+    QueueView,
     SamplerList,
     StatsView,
     WorkerList,
     WorkerView,
 )
-from farm.web.api.common import blueprint, with_etag
+from farm.web.api.common import Strict, blueprint, with_etag
 from farm.web.auth import current_user, require_operator
 from farm.web.services import services
 
@@ -32,6 +35,11 @@ api = blueprint("fleet", "What renders, and with what.")
 
 class WorkerPath(BaseModel):
     worker_id: str = Field(description="Id or name.")
+
+
+class QueueQuery(Strict):
+    mine: bool = Field(False, description="Only your own jobs.")
+    limit: int = Field(50, ge=1, le=MOST, description="Jobs in `items`, at most.")
 
 
 class ModelPath(BaseModel):
@@ -98,6 +106,18 @@ def _order(id_or_name: str, order: Callable[[Session, str], None]) -> Response:
     return with_etag(view)
 
 
+@api.get("/queue", responses={"200": QueueView})
+def show_queue(query: QueueQuery) -> Response:
+    """What waits, in the order in which it is expected to start. Of other people's jobs there are no words and no ids."""
+    viewer = current_user().id
+    with services().sessions() as session:
+        summary = views.queue_summary(session, viewer)
+        found = queue_front(session, viewer, mine=query.mine, limit=query.limit)
+        items = [shown.job(item) if item["mine"] else item for item in found]
+        paused = pauses.pause_views(session)
+    return jsonify({**summary, "pauses": paused, "items": items})
+
+
 @api.get("/queue/pauses", responses={"200": PauseList})
 def list_pauses() -> Response:
     """What operators have paused."""
@@ -111,7 +131,9 @@ def pause_queue(body: PauseBody) -> Response:
     require_operator()
     with services().sessions.begin() as session:
         pauses.pause(session, body.kind, body.name, current_user().id, services().now())
-        return jsonify({"items": pauses.pause_views(session)})
+        items = pauses.pause_views(session)
+    notify.queue_changed(services())
+    return jsonify({"items": items})
 
 
 @api.post("/queue:resume", responses={"200": PauseList})
@@ -120,7 +142,9 @@ def resume_queue(body: PauseBody) -> Response:
     require_operator()
     with services().sessions.begin() as session:
         pauses.resume(session, body.kind, body.name)
-        return jsonify({"items": pauses.pause_views(session)})
+        items = pauses.pause_views(session)
+    notify.queue_changed(services())
+    return jsonify({"items": items})
 
 
 @api.get("/models", responses={"200": ModelList})

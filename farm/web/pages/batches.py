@@ -15,6 +15,7 @@ from werkzeug.wrappers import Response
 
 from farm.errors import BadRequest, Problem
 from farm.jobs import control, models, views
+from farm.jobs.batch_views import last_start
 from farm.jobs.matrix import expand_matrix
 from farm.jobs.submit import BatchResult, submit_batch
 from farm.web import notify
@@ -209,6 +210,7 @@ def _batch(batch_id: str) -> dict[str, Any]:
         images = views.list_images(session, owner, batch=batch_id, limit=PICTURES)
         failed = views.list_jobs(session, owner, batch=batch_id, states=("failed",), limit=20)
         running = views.list_jobs(session, owner, batch=batch_id, states=("running",), limit=12)
+        last = last_start(session, batch_id, owner)
     states = view["states"]
     ended = sum(states.get(state, 0) for state in ("succeeded", "failed", "cancelled"))
     elapsed = (services().now() - view["created_at"]).total_seconds()
@@ -222,7 +224,7 @@ def _batch(batch_id: str) -> dict[str, Any]:
         "ended": ended,
         "left": view["total"] - ended,
         "per_minute": rate * 60 if rate else None,
-        "seconds_left": (view["total"] - ended) / rate if rate else None,
+        "last": last,
     }
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response
 
 from farm.errors import BadRequest, Problem
-from farm.jobs import adapters, models, views
+from farm.jobs import adapters, models, pauses, views
 from farm.jobs.extraction import parse_extract, submit_extraction
 from farm.web import notify
 from farm.web.api import views as shown
@@ -35,7 +35,12 @@ _STRENGTH = "strength:"
 @blueprint.get("/models")
 def page() -> str:
     with services().sessions() as session:
-        return render_template("pages/models.html", models=models.list_models(session))
+        return render_template(
+            "pages/models.html",
+            models=models.list_models(session),
+            paused={row["subject"] for row in pauses.pause_views(session) if row["kind"] == "model"},
+            operates=current_user().operates,
+        )
 
 
 @blueprint.get("/models/extract")

@@ -46,6 +46,9 @@ def register(app: Flask, services: Services) -> None:
     def starts(value: datetime | str | None) -> str:
         return words.starts(value, services.now())
 
+    def between(low: datetime | str | None, high: datetime | str | None) -> str:
+        return words.between(low, high, services.now())
+
     def iso(value: datetime | str) -> str:
         at = words.moment(value)
         return "" if at is None else at.isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -59,6 +62,7 @@ def register(app: Flask, services: Services) -> None:
         asset=assets.asset,
         icon=assets.icon,
         navigation=NAVIGATION,
+        between=between,
         nonce=lambda: g.get("csp_nonce", ""),
         plural=words.plural,
         queue_summary=queue_summary,

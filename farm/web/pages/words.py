@@ -223,7 +223,44 @@ def starts(value: datetime | str | None, now: datetime) -> str:
     if at is None:
         return "unknown"
     seconds = (at - now).total_seconds()
-    return "any moment" if seconds < 2 else f"in {duration(seconds)}"
+    return "any moment" if seconds < 2 else f"in about {roughly(seconds)}"
+
+
+def roughly(seconds: float) -> str:
+    """Seconds without digits that nobody can know.
+
+    >>> roughly(7.3), roughly(47), roughly(100), roughly(400), roughly(5000)
+    ('7 s', '45 s', '2 min', '7 min', '1.4 h')
+    """
+    if seconds < 90:
+        return f"{round(seconds)} s" if seconds < 10 else f"{5 * round(seconds / 5)} s"
+    return f"{round(seconds / 60)} min" if seconds < 4500 else f"{number(round(seconds / 3600, 1))} h"
+
+
+def between(low: datetime | str | None, high: datetime | str | None, now: datetime) -> str:
+    """How sure a start is, as roughly as it is known; empty when it is any moment."""
+    first, last = moment(low), moment(high)
+    if first is None or last is None:
+        return ""
+    return span(max(0.0, (first - now).total_seconds()), (last - now).total_seconds())
+
+
+def span(low: float, high: float) -> str:
+    """Two times in seconds, as one says them of something uncertain.
+
+    >>> span(40, 95), span(61, 250), span(0.4, 45), span(4000, 9000), span(1, 3), span(20, 22)
+    ('40 s – 2 min', '1 – 5 min', '0 – 45 s', '1 – 3 h', '0 – 5 s', '20 – 25 s')
+    """
+    if high < 2:
+        return ""
+    unit, word = (60, "min") if high >= 90 else (5, "s")
+    if high >= 5400:
+        unit, word = 3600, "h"
+    top = -int(-high // unit) * (5 if word == "s" else 1)
+    if low < unit and word != "s":
+        smaller, small = (1, "s") if word == "min" else (60, "min")
+        return f"{round(low / smaller)} {small} – {top} {word}" if low >= smaller else f"0 – {top} {word}"
+    return f"{int(low // unit) * (5 if word == 's' else 1)} – {top} {word}"
 
 
 TRANSITIONS = {

@@ -44,7 +44,7 @@ function connect() {
     if (source.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_SECONDS * 1000);
   });
   source.addEventListener("job", (event) => job(JSON.parse(event.data)));
-  source.addEventListener("batch", () => tell("farm:change"));
+  for (const name of ["batch", "queue"]) source.addEventListener(name, () => tell("farm:change"));
   source.addEventListener("worker", () => tell("farm:worker"));
 }
 

@@ -25,6 +25,15 @@ document.addEventListener("click", async (event) => {
   }
 });
 
+/* A menu closes when something is chosen in it, or something else is clicked. */
+for (const kind of ["click", "submit"]) {
+  document.addEventListener(kind, (event) => {
+    for (const menu of document.querySelectorAll("details.menu[open]")) {
+      if (kind === "submit" || !menu.contains(event.target)) menu.open = false;
+    }
+  });
+}
+
 document.addEventListener("change", (event) => {
   const form = event.target.closest("form[data-filters], form[data-auto]");
   if (form) form.requestSubmit();
