@@ -165,7 +165,7 @@ class _Round:
                 continue
             need = item.group.key.need
             best = self.fleet.best(need) or lane
-            if best.slots <= 0 and best.start(need) < lane.start(need):
+            if best.slots <= 0 and best.bid(need) < lane.bid(need):
                 if self._now - item.created < PATIENCE_SECONDS and item.passed < MAX_PASSED:
                     self._wait_for(item, best, lane)
                     aside[name] = aside.get(name, 0) + 1
@@ -182,7 +182,7 @@ class _Round:
     def _wait_for(self, item: Open, best: Lane, lane: Lane) -> None:
         """Keep as many jobs of the group for the full lane `best` as would start there sooner than on `lane`."""
         need, work = item.group.key.need, max(1e-3, best.work(item.group))
-        count = min(item.left(), int((lane.start(need) - best.start(need)) / work) + 1)
+        count = min(item.left(), int((lane.bid(need) - best.bid(need)) / work) + 1)
         item.reserved += count
         best.keep(count * work)
         if item.left() <= 0:
@@ -243,7 +243,7 @@ class _Round:
         need = item.group.key.need
         if need.pinned and not lane.view.suits(need):
             return best
-        shift = 0.0 if item.passed >= MAX_PASSED else min(lane.cost(need) * self._haste, self._most)
+        shift = 0.0 if item.passed >= MAX_PASSED else min(lane.price(need) * self._haste, self._most)
         entry = (place[0] + shift, place[1], item)
         return entry if best is None or entry[:2] < best[:2] else best
 

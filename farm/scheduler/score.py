@@ -13,6 +13,12 @@ from farm.jobs.rates import (
     step_seconds,
 )
 
+#: While every worker is busy, a choice that fetches an adapter counts the fetch so many times more: it takes the shared
+#: network and a place in a full cache, and the copy that is elsewhere was to be found.
+FETCH_WEIGHT = 3.0
+#: So many times the load of the model that is displaced counts too: somebody has to load it again.
+DISPLACE_WEIGHT = 2.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
@@ -33,6 +39,15 @@ class Rates:
     def job_seconds(self, batch_key: str, steps: int, count: int) -> float:
         return self.step_seconds(batch_key) * steps * count
 
+    def model_seconds(self, model_key: str, model_bytes: int = 0) -> float:
+        """Seconds to load a model from disk; for an unknown one the mean of the known ones, or a guess."""
+        known = self.load_seconds
+        if model_key in known:
+            return known[model_key]
+        if known:
+            return sum(known.values()) / len(known)
+        return LOAD_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND
+
 
 def start_cost(
     rates: Rates, *, model_key: str, model_hot: bool, model_bytes: int, cold_bytes: int, cold_adapters: int
@@ -43,13 +58,13 @@ def start_cost(
     """
     seconds = cold_bytes / rates.fetch_bytes_per_second + cold_adapters * rates.adapter_seconds
     if not model_hot:
-        known = rates.load_seconds
-        load = known.get(model_key)
-        if load is None:
-            load = (
-                sum(known.values()) / len(known)
-                if known
-                else LOAD_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND
-            )
-        seconds += load + model_bytes / rates.fetch_bytes_per_second
+        seconds += rates.model_seconds(model_key, model_bytes) + model_bytes / rates.fetch_bytes_per_second
+    return seconds
+
+
+def toll(rates: Rates, *, displaced: str | None, cold_bytes: int) -> float:
+    """What a start takes from others while no worker is idle, in seconds; `displaced`: the model that has to go for it."""
+    seconds = FETCH_WEIGHT * cold_bytes / rates.fetch_bytes_per_second
+    if displaced is not None:
+        seconds += DISPLACE_WEIGHT * rates.model_seconds(displaced)
     return seconds
