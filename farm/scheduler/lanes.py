@@ -64,6 +64,12 @@ class Lane:
         """How many of the adapters it will have in memory."""
         return sum(self.holds(sha) for sha, _ in need.adapters)
 
+    def lacks(self, need: Need) -> bool:
+        """Whether a file of it is not on this worker, nor comes with what was given."""
+        disk = self.view.disk
+        files = all(self.holds(sha) or sha in disk for sha, _ in need.adapters)
+        return not files or (self.model_key != need.model_key and need.model_key not in disk)
+
     def cost(self, need: Need) -> float:
         """Seconds from a free device to the first step."""
         return self._count(need)[0]
@@ -169,6 +175,7 @@ class Fleet:
         for need in self.needs:
             if need.pinned:
                 kinds[need] = [lane for lane in self.lanes if lane.view.suits(need)]
+        self._kinds = kinds
         self._shelves: dict[object, Shelf] = {kind: Shelf(lanes) for kind, lanes in kinds.items()}
         self._all = Shelf(self.lanes)
         self._models = {lane.model_key for lane in self.lanes}
@@ -197,6 +204,23 @@ class Fleet:
                 if best is None or entry[:2] < best[:2]:
                     best = entry
         return best[2] if best else None
+
+    def soonest(self) -> list[Lane]:
+        """A few lanes that are free soonest."""
+        return list(self._all.soonest())
+
+    def with_model(self, model_key: str) -> list[Lane]:
+        """A few lanes that are free soonest, of those that will have this model."""
+        return self._on(("model", model_key))
+
+    def holders(self, sha: str) -> list[Lane]:
+        """Lanes that have a wanted adapter in memory or on disk; of very many, some."""
+        return list(
+            dict.fromkeys(lane for place in ("adapter", "disk") for lane in self._kinds.get((place, sha), ()))
+        )
+
+    def _on(self, kind: object) -> list[Lane]:
+        return list(self._shelves[kind].soonest()) if kind in self._shelves else []
 
     def _of(self, need: Need) -> Iterator[Shelf]:
         if need.pinned:

@@ -201,11 +201,7 @@ class Scheduler:
                 if attempts.assign(session, item.job_id, item.attempt, item.worker_id, now, epoch=epoch):
                     done.append(item)
             self._explain(session, snapshot, made.outlooks)
-            # soonest first: the first job foreseen on a worker is what it gets next
-            soonest = {
-                item.worker.id: item.job_id for item in reversed(made.outlooks) if item.worker is not None
-            }
-            workers.note_next(session, soonest)
+            workers.note_next(session, made.prefetch)
         for item in done:
             self._effects.send(item.worker_id, item.job_id, item.attempt + 1)
         if done:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from farm.scheduler.ahead import Replica, orders, replicas
 from farm.scheduler.group import Group, GroupKey
 from farm.scheduler.lanes import Fleet, Lane, WorkerView
 from farm.scheduler.pauses import Pause, paused_by
@@ -76,6 +77,8 @@ class Outlook:
     #: adapters that the worker will hold by then, of all that the job needs
     adapters_hot: int = 0
     model_hot: bool = False
+    #: something of it is neither there nor on its way
+    lacks: bool = False
     #: what holds it, when it is not the queue: a pause, the user's limit, a pin that nobody meets
     hold: Pause | str | None = None
 
@@ -85,6 +88,8 @@ class Plan:
     assignments: list[Assignment]
     #: of what stays waiting, soonest first
     outlooks: list[Outlook]
+    #: by worker, the waiting job whose files it should have at hand early
+    prefetch: Mapping[str, str]
     ledger: Ledger
     #: (group, lane) pairs looked at: what a round costs
     looked: int
@@ -98,10 +103,17 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
     """
     this = _Round(snapshot, now.timestamp())
     this.give()
-    ledger = this.ledger()
+    more = this.replicas()
+    ledger = this.ledger(more)
     looked = this.looked + this.fleet.looked
     outlooks = this.foresee() if snapshot.foresee else []
-    return Plan(assignments=this.assignments, outlooks=outlooks, ledger=ledger, looked=looked)
+    return Plan(
+        assignments=this.assignments,
+        outlooks=outlooks,
+        prefetch=orders(((o.worker.id, o.job_id, o.lacks) for o in outlooks if o.worker), more),
+        ledger=ledger,
+        looked=looked,
+    )
 
 
 class _Round:
@@ -247,7 +259,12 @@ class _Round:
         entry = (place[0] + shift, place[1], item)
         return entry if best is None or entry[:2] < best[:2] else best
 
-    def ledger(self) -> Ledger:
+    def replicas(self) -> dict[str, Replica]:
+        """Workers that should hold an adapter in demand too."""
+        opens = [item for item in self._opens if not self._at_limit(item.group.key.owner_id)]
+        return replicas(self.fleet, opens, self._snapshot.ledger.ahead)
+
+    def ledger(self, more: Mapping[str, Replica]) -> Ledger:
         """What the next round starts from."""
         passed: dict[GroupKey, int] = {}
         for times in self._given.values():
@@ -260,7 +277,8 @@ class _Round:
                 if count:
                     passed[key] = count
         waiting = {item.group.key.owner_id for item in self._opens if item.taken < len(item.group.heads)}
-        return self.turns.close(passed, waiting)
+        ahead = {worker_id: replica.sha for worker_id, replica in more.items()}
+        return self.turns.close(passed, waiting, ahead)
 
     def foresee(self) -> list[Outlook]:
         """The same choices, made as if every lane took what comes whenever it is free."""
@@ -288,6 +306,7 @@ class _Round:
                     yours=ahead.get(key.owner_id, 0),
                     adapters_hot=best.hot(key.need),
                     model_hot=best.model_key == key.need.model_key,
+                    lacks=best.lacks(key.need),
                 )
             )
             ahead[key.owner_id] = ahead.get(key.owner_id, 0) + 1
