@@ -53,6 +53,8 @@ class Farm:
         made = plan(snapshot, EPOCH + timedelta(seconds=now))
         self._ledger = made.ledger
         given = [(int(item.job_id), int(item.worker_id)) for item in made.assignments]
+        for worker_id, job_id in made.prefetch.items():
+            workers[int(worker_id)].prefetch(self._asks[int(job_id)][0].key.need, now)
         for number, _ in given:
             del self._asks[number]
         for owner, entries in seen.items():

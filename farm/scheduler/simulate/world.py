@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from farm.jobs.rates import ADAPTER_SECONDS, FETCH_BYTES_PER_SECOND
+from farm.jobs.rates import ADAPTER_SECONDS, FETCH_BYTES_PER_SECOND, Rates
 from farm.scheduler.group import Need
 from farm.scheduler.lanes import WorkerView
-from farm.scheduler.score import Rates
 from farm.scheduler.simulate.trace import BY_NAME, MODELS, UNKNOWN, Ask, ModelKind
 
 WINDOW = 2
@@ -15,6 +14,8 @@ WINDOW = 2
 MEMORY = 16
 #: adapters on disk
 DISK = 256
+#: adapters in memory that were fetched early and not used yet
+AHEAD = MEMORY // 4
 RATES = Rates(
     seconds_per_step={kind.name: kind.step_seconds for kind in MODELS},
     load_seconds={kind.name: kind.load_seconds for kind in MODELS},
@@ -37,7 +38,9 @@ class SimWorker:
     __slots__ = (
         "_held",
         "_stored",
+        "ahead",
         "bytes",
+        "coming",
         "disk",
         "down_until",
         "epoch",
@@ -65,6 +68,9 @@ class SimWorker:
         self.memory: OrderedDict[str, None] = OrderedDict()
         self.disk: OrderedDict[str, None] = OrderedDict()
         self.hits = self.requests = self.bytes = 0
+        #: adapter -> when it will have been fetched ahead of any job; and those that lie ready and were not used yet
+        self.coming: dict[str, float] = {}
+        self.ahead: set[str] = set()
         self._held: frozenset[str] = frozenset()
         self._stored: frozenset[str] = MODEL_KEYS
 
@@ -74,31 +80,63 @@ class SimWorker:
     def give(self, number: int, ask: Ask, now: float) -> tuple[float, float]:
         """Take a job at `now`; returns when its sampling begins and ends."""
         need, kind = ask.key.need, kind_of(ask.key.need)
-        fetch, prepare = 0, 0.0
+        fetch, prepare, arrives = 0, 0.0, 0.0
+        self._settle(now)
         if self.model != need.model_key:
             self.model = need.model_key
             prepare += kind.load_seconds
         for sha, size in need.adapters:
             self.requests += 1
             if sha in self.memory:
-                self.hits += 1
+                # what was fetched for it was not found, only fetched early
+                self.hits += sha not in self.ahead
             else:
                 prepare += ADAPTER_SECONDS
-                if sha not in self.disk:
+                if sha in self.coming:
+                    arrives = max(arrives, self.coming.pop(sha))
+                elif sha not in self.disk:
                     fetch += size
-            for cache, limit in ((self.memory, MEMORY), (self.disk, DISK)):
-                cache[sha] = None
-                cache.move_to_end(sha)
-                if len(cache) > limit:
-                    cache.popitem(last=False)
-        self._held, self._stored = frozenset(self.memory), frozenset(self.disk) | MODEL_KEYS
+            self.ahead.discard(sha)
+            self._keep(sha)
         self.bytes += fetch
         if fetch:
             self.fetched_at = max(self.fetched_at, now) + fetch / FETCH_BYTES_PER_SECOND
-        begins = max(self.free_at, now, self.fetched_at if fetch else 0.0) + prepare
+            # what is fetched early waits for it
+            self.coming = {sha: at + fetch / FETCH_BYTES_PER_SECOND for sha, at in self.coming.items()}
+        begins = max(self.free_at, now, arrives, self.fetched_at if fetch else 0.0) + prepare
         self.free_at = begins + sampling_seconds(ask)
         self.open[number] = begins
         return begins, self.free_at
+
+    def prefetch(self, need: Need, now: float) -> None:
+        """Fetch the adapters of a job that waits, when the network has nothing else to do; parse them when there."""
+        self._settle(now)
+        if self.coming or self.fetched_at > now:
+            return
+        done = now
+        for sha, size in need.adapters:
+            if sha not in self.disk:
+                done += size / FETCH_BYTES_PER_SECOND
+                self.coming[sha] = done
+                self.bytes += size
+        self._settle(now)
+
+    def _settle(self, now: float) -> None:
+        """Take in what was fetched early and has come by now; few such adapters lie unused at a time."""
+        for sha in [sha for sha, at in self.coming.items() if at <= now]:
+            del self.coming[sha]
+            if parse := len(self.ahead) < AHEAD:
+                self.ahead.add(sha)
+            self._keep(sha, memory=parse)
+
+    def _keep(self, sha: str, *, memory: bool = True) -> None:
+        for cache, limit in ((self.memory, MEMORY * memory), (self.disk, DISK)):
+            if limit:
+                cache[sha] = None
+                cache.move_to_end(sha)
+                if len(cache) > limit:
+                    self.ahead.discard(cache.popitem(last=False)[0])
+        self._held, self._stored = frozenset(self.memory), frozenset(self.disk) | MODEL_KEYS
 
     def fail(self, now: float, down: float) -> list[int]:
         """Lose the process: memory and what it was given; the disk stays. Returns the jobs it had."""
@@ -107,11 +145,14 @@ class SimWorker:
         self.epoch += 1
         self.model = None
         self.memory.clear()
+        self.coming.clear()
+        self.ahead.clear()
         self._held = frozenset()
         self.down_until = self.free_at = self.fetched_at = now + down
         return lost
 
     def view(self, number: str, now: float) -> WorkerView:
+        self._settle(now)
         return WorkerView(
             id=number,
             name=self.name,

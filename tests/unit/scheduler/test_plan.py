@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from farm.jobs.rates import Rates
 from farm.scheduler.group import Need, WaitingJob, gather
 from farm.scheduler.lanes import WorkerView
 from farm.scheduler.plan import Assignment, Outlook, Snapshot, plan
 from farm.scheduler.reasons import why_waiting
-from farm.scheduler.score import Rates
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 INK = Need(model_key="demo", model_bytes=10_000_000, adapters=(("ink", 1_000_000),))

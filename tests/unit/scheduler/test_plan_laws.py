@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from farm.jobs.rates import Rates
 from farm.scheduler.group import Need, WaitingJob, gather
 from farm.scheduler.lanes import WorkerView
 from farm.scheduler.pauses import Pause
 from farm.scheduler.plan import Plan, Snapshot, plan
 from farm.scheduler.reasons import why_waiting
-from farm.scheduler.score import Rates
 from farm.scheduler.share import AGEING_SECONDS, QUANTUM_SECONDS, Ledger
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from farm.jobs.rates import Rates
 from farm.scheduler.group import Need, WaitingJob, gather
 from farm.scheduler.held import Held
 from farm.scheduler.lanes import WorkerView
@@ -25,7 +26,6 @@ from farm.scheduler.preempt import (
     Preempted,
     preempt,
 )
-from farm.scheduler.score import Rates
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 RATES = Rates(seconds_per_step={"m": 1.0, "n": 1.0}, load_seconds={"m": 5.0, "n": 5.0})
