@@ -1,58 +1,30 @@
-"""One simulated worker: caches, what it was given, and when it is done. Fetching overlaps with the job before."""
+"""The simulated fleet: caches, what each worker was given, and when it is done. Fetching overlaps with the job before."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
 from farm.jobs.rates import ADAPTER_SECONDS, FETCH_BYTES_PER_SECOND
-from farm.scheduler.group import Need
 from farm.scheduler.lanes import WorkerView
 from farm.scheduler.score import Rates
-from farm.scheduler.simulate.trace import BY_NAME, MODELS, UNKNOWN, Ask, ModelKind
+from farm.scheduler.simulate.trace import Ask, Trace
 
 WINDOW = 2
 #: adapters in memory, as `lora_in_memory_limit` has it by default of a farm's worker here
 MEMORY = 16
 #: adapters on disk
 DISK = 256
-RATES = Rates(
-    seconds_per_step={kind.name: kind.step_seconds for kind in MODELS},
-    load_seconds={kind.name: kind.load_seconds for kind in MODELS},
-)
-#: every model is on every disk already: traces show a fleet in operation, not its first hour
-MODEL_KEYS = frozenset(BY_NAME)
-
-
-def kind_of(need: Need) -> ModelKind:
-    return BY_NAME.get(need.model_key, UNKNOWN)
-
-
-def sampling_seconds(ask: Ask) -> float:
-    return kind_of(ask.key.need).step_seconds * ask.steps
 
 
 class SimWorker:
     """Jobs run in the order they were given, so a job's start is known when it is given."""
 
     __slots__ = (
-        "_held",
-        "_stored",
-        "bytes",
-        "disk",
-        "down_until",
-        "epoch",
-        "fetched_at",
-        "free_at",
-        "hits",
-        "memory",
-        "model",
-        "models",
-        "name",
-        "open",
-        "requests",
+        "_held", "_models", "_rates", "_stored", "bytes", "disk", "down_until", "epoch", "fetched_at", "free_at", "hits",
+        "memory", "model", "name", "open", "requests",
     )  # fmt: skip
 
-    def __init__(self, number: int):
+    def __init__(self, number: int, rates: Rates):
         self.name = f"w{number:05}"
         self.free_at = 0.0
         self.fetched_at = 0.0
@@ -65,38 +37,42 @@ class SimWorker:
         self.memory: OrderedDict[str, None] = OrderedDict()
         self.disk: OrderedDict[str, None] = OrderedDict()
         self.hits = self.requests = self.bytes = 0
-        self._held: frozenset[str] = frozenset()
-        self._stored: frozenset[str] = MODEL_KEYS
+        self._rates = rates
+        # every model is on every disk already: traces show a fleet in operation, not its first hour
+        self._models = frozenset(rates.load_seconds)
+        self._held: frozenset[str] | None = None
+        self._stored: frozenset[str] | None = None
 
-    def room(self, now: float) -> int:
-        return 0 if now < self.down_until else WINDOW - len(self.open)
+    def room(self) -> int:
+        return WINDOW - len(self.open)
 
     def give(self, number: int, ask: Ask, now: float) -> tuple[float, float]:
         """Take a job at `now`; returns when its sampling begins and ends."""
-        need, kind = ask.key.need, kind_of(ask.key.need)
+        need = ask.key.need
         fetch, prepare = 0, 0.0
         if self.model != need.model_key:
             self.model = need.model_key
-            prepare += kind.load_seconds
+            prepare += ask.load_seconds
         for sha, size in need.adapters:
             self.requests += 1
             if sha in self.memory:
                 self.hits += 1
             else:
                 prepare += ADAPTER_SECONDS
+                self._held = None
                 if sha not in self.disk:
                     fetch += size
+                    self._stored = None
             for cache, limit in ((self.memory, MEMORY), (self.disk, DISK)):
                 cache[sha] = None
                 cache.move_to_end(sha)
                 if len(cache) > limit:
                     cache.popitem(last=False)
-        self._held, self._stored = frozenset(self.memory), frozenset(self.disk) | MODEL_KEYS
         self.bytes += fetch
         if fetch:
             self.fetched_at = max(self.fetched_at, now) + fetch / FETCH_BYTES_PER_SECOND
         begins = max(self.free_at, now, self.fetched_at if fetch else 0.0) + prepare
-        self.free_at = begins + sampling_seconds(ask)
+        self.free_at = begins + ask.seconds
         self.open[number] = begins
         return begins, self.free_at
 
@@ -107,18 +83,62 @@ class SimWorker:
         self.epoch += 1
         self.model = None
         self.memory.clear()
-        self._held = frozenset()
-        self.down_until = self.free_at = self.fetched_at = now + down
+        self._held = None
+        self.down_until = self.free_at = self.fetched_at = max(self.down_until, now + down)
         return lost
 
     def view(self, number: str, now: float) -> WorkerView:
+        if self._held is None:
+            self._held = frozenset(self.memory)
+        if self._stored is None:
+            self._stored = self._models.union(self.disk)
         return WorkerView(
             id=number,
             name=self.name,
-            free_slots=self.room(now),
+            free_slots=self.room(),
             busy_seconds=max(0.0, self.free_at - now),
             model_key=self.model,
             adapters=self._held,
             disk=self._stored,
-            rates=RATES,
+            rates=self._rates,
         )
+
+
+class SimFleet:
+    """All workers, and which of them have room."""
+
+    def __init__(self, trace: Trace, workers: int):
+        rates = Rates(seconds_per_step=trace.step_seconds(), load_seconds=trace.load_seconds())
+        self.workers = [SimWorker(number, rates) for number in range(workers)]
+        #: numbers of those that are up and take more
+        self.roomy = set(range(workers))
+
+    def up(self, now: float) -> list[tuple[int, SimWorker]]:
+        return [(number, worker) for number, worker in enumerate(self.workers) if now >= worker.down_until]
+
+    def room(self) -> int:
+        return sum(self.workers[number].room() for number in self.roomy)
+
+    def give(self, where: int, number: int, ask: Ask, now: float) -> float:
+        """Hand a job to a worker; returns when it will end."""
+        worker = self.workers[where]
+        assert now >= worker.down_until, f"{worker.name} is down"
+        assert worker.room() > 0, f"{worker.name} has no room"
+        _, end = worker.give(number, ask, now)
+        if worker.room() <= 0:
+            self.roomy.discard(where)
+        return end
+
+    def end(self, where: int, number: int) -> float:
+        """A job is done; returns when its sampling began."""
+        self.roomy.add(where)
+        return self.workers[where].open.pop(number)
+
+    def fail(self, where: int, at: float, down: float) -> list[int]:
+        self.roomy.discard(where)
+        return self.workers[where].fail(at, down)
+
+    def back(self, where: int, at: float) -> None:
+        """The worker is up again, unless it failed once more meanwhile."""
+        if at >= self.workers[where].down_until:
+            self.roomy.add(where)
