@@ -16,13 +16,13 @@ from sqlalchemy.orm import Session, aliased
 from farm.db.models import Attempt, Image, Job
 from farm.ids import new_ids
 from farm.jobs.guesses import first_guess
-from farm.jobs.leading import Waiting, assign, lose, note_send, note_waiting, unassign
+from farm.jobs.leading import Waiting, assign, assign_all, lose, note_send, note_waiting, unassign
 from farm.jobs.loading import JobForWorker, ModelFiles, load_for_worker
 from farm.jobs.moves import RELEASED, end_attempt, end_well, move, pause, runs, unless_cancelled
 from farm.jobs.states import HELD, State
 
 __all__ = [
-    "Beat", "HeartbeatAnswer", "JobForWorker", "ModelFiles", "NewImage", "Waiting", "assign", "assigned_to", "cancelled", "claim",
+    "Beat", "HeartbeatAnswer", "JobForWorker", "ModelFiles", "NewImage", "Waiting", "assign", "assign_all", "assigned_to", "cancelled", "claim",
     "fail", "hand_back", "heartbeat", "load_for_worker", "lose", "note_send", "note_waiting", "pause", "retry_later", "succeed",
     "unassign",
 ]  # fmt: skip

@@ -195,11 +195,10 @@ class Scheduler:
         self._ledger = made.ledger
         epoch = self._leadership.epoch
         assert epoch is not None
-        done = []
         with self._sessions.begin() as session:
-            for item in made.assignments:
-                if attempts.assign(session, item.job_id, item.attempt, item.worker_id, now, epoch=epoch):
-                    done.append(item)
+            wanted = [(item.job_id, item.attempt, item.worker_id) for item in made.assignments]
+            given = attempts.assign_all(session, wanted, now, epoch=epoch)
+            done = [item for item in made.assignments if (item.job_id, item.attempt) in given]
             self._explain(session, snapshot, made.outlooks)
             # soonest first: the first job foreseen on a worker is what it gets next
             soonest = {
