@@ -110,6 +110,10 @@ class Settings(BaseSettings):
 
     # worker
     worker_name: str = Field("", description="Name of this worker; empty: the host's name and its device.")
+    worker_tags: str = Field(
+        "",
+        description="Tags of this worker, comma-separated, for jobs that ask for them, such as a100,studio.",
+    )
     device: str = Field("auto", description="Device of this worker: auto, cpu, cuda:0, …")
     dtype: str = Field(
         "auto",

@@ -44,6 +44,10 @@ def submit(
     ] = None,
     count: Annotated[int, typer.Option(help="Pictures, with seeds that follow each other.")] = 1,
     priority: Annotated[str, typer.Option(help="interactive, normal or bulk.")] = "normal",
+    worker_tag: Annotated[
+        list[str] | None, typer.Option(help="Only on a worker with this tag; may be given several times.")
+    ] = None,
+    min_memory: Annotated[str, typer.Option(help="Only on a worker with so much memory, such as 24GB.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end, show progress.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate; queue nothing.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the pictures (implies --wait).")] = None,
@@ -54,7 +58,7 @@ def submit(
         "prompt": prompt, "negative_prompt": negative, "model": model, "width": width, "height": height,
         "steps": steps, "guidance_scale": guidance, "sampler": sampler, "seed": seed, "count": count,
         "priority": priority, "frames": frames, "fps": fps, "hr_scale": hr_scale, "hr_steps": hr_steps,
-        "hr_strength": hr_strength,
+        "hr_strength": hr_strength, "worker_tags": worker_tag or None, "min_memory": min_memory,
     }  # fmt: skip
     farm = client()
     spec = {name: value for name, value in spec.items() if value not in (None, "")}

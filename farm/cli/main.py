@@ -6,7 +6,22 @@ import sys
 
 import typer
 
-from farm.cli import batch, db, demo, doctor, jobs, lora, loras, models, queue, serve, simulate, up, workers
+from farm.cli import (
+    batch,
+    db,
+    demo,
+    doctor,
+    jobs,
+    lora,
+    loras,
+    models,
+    people,
+    queue,
+    serve,
+    simulate,
+    up,
+    workers,
+)
 from farm.cli.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, report
 from farm.errors import FarmError
 
@@ -33,9 +48,11 @@ app.command("migrate")(db.upgrade)
 app.add_typer(batch.app, name="batch")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(lora.app, name="lora")
+app.add_typer(people.keys, name="keys")
 app.add_typer(loras.app, name="loras")
 app.add_typer(models.app, name="models")
 app.add_typer(queue.app, name="queue")
+app.add_typer(people.users, name="users")
 app.add_typer(workers.app, name="workers")
 app.add_typer(db.app, name="db")
 

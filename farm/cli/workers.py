@@ -21,11 +21,11 @@ def list_workers(json: Annotated[bool, typer.Option("--json", help="Print JSON."
         return
     rows = [
         (row["name"], row["state"], row["device_name"] or row["device"], size(row["memory_free"] or 0),
-         len(row["adapters"]), ", ".join(job["id"] for job in row["jobs"]))
+         len(row["adapters"]), " ".join(row["tags"]), ", ".join(job["id"] for job in row["jobs"]))
         for row in items
     ]  # fmt: skip
     table(
-        ("name", "state", "device", "free", "adapters hot", "renders"), rows,
+        ("name", "state", "device", "free", "adapters hot", "tags", "renders"), rows,
         empty="No worker is up. Next: farm worker",
     )  # fmt: skip
 

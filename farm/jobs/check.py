@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from farm.errors import Problem
 from farm.jobs.limits import Limits
+from farm.jobs.pins import MAX_TAGS, TAG_HINT, is_tag
 from farm.jobs.spec import JobSpec, storable
 from farm.models.hires import MOST_STEPS, enlarged
 
@@ -25,6 +26,7 @@ def check(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> lis
         *_numbers(spec, limits, model_limits),
         *_video(spec, limits, model_limits),
         *_second_pass(spec, limits, model_limits),
+        *_pins(spec),
         *check_own(spec, limits),
     ]
 
@@ -136,6 +138,16 @@ def _larger(spec: JobSpec, limits: Limits, model_limits: Mapping[str, Any]) -> I
     if width * height > limits.max_pixels:
         found = f"{width} x {height} are {width * height} pixels"
         yield _bad("hr_scale", found, f"at most {limits.max_pixels} are allowed", "too_large")
+
+
+def _pins(spec: JobSpec) -> Iterator[Problem]:
+    if len(spec.worker_tags) > MAX_TAGS:
+        yield _bad(
+            "worker_tags", f"{len(spec.worker_tags)} tags", f"at most {MAX_TAGS} are allowed", "too_many"
+        )
+    for index, tag in enumerate(spec.worker_tags):
+        if not is_tag(tag):
+            yield _bad(f"worker_tags/{index}", f"{tag[:40]!r} is no tag of a worker", TAG_HINT, "bad_tag")
 
 
 def _seed(spec: JobSpec, limits: Limits) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from farm.db.models import Job, Worker
 from farm.jobs.counts import QUEUE, counted
+from farm.jobs.pins import nobody
 from farm.jobs.prepare import Prepared
 from farm.jobs.rates import STEP_SECONDS, Lane, Work, duration, fleet_seconds
 from farm.jobs.reports import WorkerReport
@@ -43,6 +44,9 @@ class Need:
     batch_key: str
     #: denoising steps of all pictures
     steps: int
+    #: pins: memory and tags that the worker must have
+    memory_bytes: int = 0
+    tags: tuple[str, ...] = ()
 
 
 def estimate(session: Session, prepared: Prepared, *, jobs: int = 1) -> Estimate:
@@ -54,6 +58,8 @@ def estimate(session: Session, prepared: Prepared, *, jobs: int = 1) -> Estimate
         networks={network.sha256: network.size for network in prepared.networks},
         batch_key=prepared.batch_key,
         steps=spec.total_steps * spec.count,
+        memory_bytes=spec.min_memory or 0,
+        tags=tuple(spec.worker_tags),
     )
     return decide(need, read_lanes(session), read_queue(session, PRIORITIES[spec.priority]), jobs=jobs)
 
@@ -67,14 +73,19 @@ def decide(need: Need, lanes: Sequence[Lane], ahead: Sequence[Work], *, jobs: in
         )
         return Estimate(seconds=seconds, starts_in=None, worker=None, sentence=words)
     waiting = fleet_seconds(lanes, ahead)
+    fitting = [lane for lane in lanes if lane.meets(need.memory_bytes, need.tags)]
+    if not fitting:
+        seconds = need.steps * _mean_step(lanes, need.batch_key) * jobs
+        words = f"about {duration(seconds)} · {nobody(need.memory_bytes, need.tags)}"
+        return Estimate(seconds=seconds, starts_in=None, worker=None, sentence=words)
 
     def start(lane: Lane) -> float:
         return lane.busy_seconds + lane.start_seconds(need.model_key, need.model_bytes, need.networks)
 
-    best = min(lanes, key=lambda lane: (start(lane), lane.name))
+    best = min(fitting, key=lambda lane: (start(lane), lane.name))
     each = best.step_seconds(need.batch_key) * need.steps
-    # more jobs than one spread over the fleet
-    seconds = each * max(1.0, jobs / len(lanes))
+    # more jobs than one spread over the workers that may take them
+    seconds = each * max(1.0, jobs / len(fitting))
     starts_in = waiting + start(best)
     when = "starts at once" if starts_in < 1 else f"starts in about {duration(starts_in)}"
     return Estimate(
@@ -83,6 +94,10 @@ def decide(need: Need, lanes: Sequence[Lane], ahead: Sequence[Work], *, jobs: in
         worker=best.name,
         sentence=f"{duration(seconds)} · {when} on {best.name}, {_holds(best, need)}",
     )
+
+
+def _mean_step(lanes: Sequence[Lane], batch_key: str) -> float:
+    return sum(lane.step_seconds(batch_key) for lane in lanes) / len(lanes)
 
 
 def _holds(lane: Lane, need: Need) -> str:

@@ -78,7 +78,13 @@ def parse_extract(raw: Mapping[str, Any]) -> ExtractSpec:
 
 
 def submit_extraction(
-    session: Session, owner_id: str, asked: ExtractSpec, *, limits: Limits, now: datetime
+    session: Session,
+    owner_id: str,
+    asked: ExtractSpec,
+    *,
+    limits: Limits,
+    now: datetime,
+    key_id: str | None = None,
 ) -> JobId:
     """Check and write one extraction; it is accepted once the caller has committed.
 
@@ -87,12 +93,13 @@ def submit_extraction(
     """
     found = prepare_extraction(session, owner_id, asked, limits=limits)
     nothing: dict[str, Any] = dict.fromkeys(_NO_PICTURE)
-    spec = found.job.spec.model_dump() | nothing | {"extract": found.extraction.as_dict()}
+    spec = found.job.spec.stored() | nothing | {"extract": found.extraction.as_dict()}
     return write_job(
         session,
         owner_id,
         found.job,
         now,
+        key_id=key_id,
         kind=Kind.EXTRACT,
         spec=spec,
         steps=found.layers,

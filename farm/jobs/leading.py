@@ -88,8 +88,16 @@ def note_send(session: Session, job_id: str, attempt: int) -> bool:
     return changed(done) == 1
 
 
-def unassign(session: Session, job_id: str, attempt: int, now: datetime, *, epoch: int | None = None) -> bool:
-    """Take back a job that its worker did not claim; counts as nothing."""
+def unassign(
+    session: Session,
+    job_id: str,
+    attempt: int,
+    now: datetime,
+    *,
+    epoch: int | None = None,
+    reason: str | None = None,
+) -> bool:
+    """Take back a job that its worker has not claimed, with a `reason` for its history; counts as nothing."""
     moved = move(
         session,
         "unassign",
@@ -100,6 +108,7 @@ def unassign(session: Session, job_id: str, attempt: int, now: datetime, *, epoc
             "finished_at": unless_cancelled(None, now),
         },
         now,
+        reason,
     )
     return moved is not None
 

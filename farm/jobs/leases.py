@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -57,6 +59,19 @@ def renew(session: Session, name: str, holder: str, epoch: int) -> bool:
         .values(seq=Lease.seq + 1)
     )
     return changed(done) == 1
+
+
+def keep_ledger(session: Session, name: str, epoch: int, ledger: Mapping[str, Any]) -> bool:
+    """Keep what the next leader starts from; False when another leads already."""
+    done = session.execute(
+        update(Lease).where(Lease.name == name, Lease.epoch == epoch).values(ledger=dict(ledger))
+    )
+    return changed(done) == 1
+
+
+def read_ledger(session: Session, name: str) -> dict[str, Any]:
+    """What the last leader kept; empty before anybody did."""
+    return session.execute(select(Lease.ledger).where(Lease.name == name)).scalar_one_or_none() or {}
 
 
 def release(session: Session, name: str, holder: str, epoch: int) -> bool:

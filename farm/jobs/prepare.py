@@ -8,15 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from farm.db.models import Worker
 from farm.errors import BadRequest, Problem
-from farm.jobs import models
+from farm.jobs import models, pins
 from farm.jobs.adapters import AdapterRow
 from farm.jobs.check import check
 from farm.jobs.fitting import Fitted, Fitter, layout_of, ref_of, tensor_infos
 from farm.jobs.limits import Limits
 from farm.jobs.models import ModelRow
+from farm.jobs.reports import WorkerReport
 from farm.jobs.spec import JobSpec, parse_spec
 from farm.jobs.suits import suits
 from farm.lora.formats.inspect import AdapterInfo
@@ -139,6 +142,8 @@ class Preparer:
     session: Session
     limits: Limits
     _models: dict[str | None, ModelRow | BadRequest] = field(default_factory=dict)
+    #: reports of workers that are there; None: not read yet
+    _fleet: list[WorkerReport] | None = None
     _fitter: Fitter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -167,7 +172,7 @@ class Preparer:
             networks=networks,
             plan=fitted.plan,
             second_plan=fitted.second_plan,
-            warnings=(*fitted.warnings, *_about_negative(spec)),
+            warnings=(*fitted.warnings, *_about_negative(spec), *self._about_pins(spec)),
             model_id=model.id,
             model_name=model.name,
             model_key=model.sha256,
@@ -201,6 +206,8 @@ class Preparer:
             steps = values.get("steps", asked.steps)
             hires = {"hr_steps": steps, "hr_strength": HR_STRENGTH}
             values |= {name: value for name, value in hires.items() if getattr(asked, name) is None}
+        if asked.worker_tags:
+            values["worker_tags"] = [tag.strip().lower() for tag in asked.worker_tags]
         if asked.linear_curves is None:
             values["linear_curves"] = self.limits.linear_curves
         if model is not None:
@@ -244,6 +251,18 @@ class Preparer:
                 Problem(code=error.code, message=error.message, hint=error.hint, pointer="/model"),
             )
             return None
+
+    def _about_pins(self, spec: JobSpec) -> tuple[str, ...]:
+        memory = spec.min_memory or 0
+        if not (memory or spec.worker_tags):
+            return ()
+        if self._fleet is None:
+            rows = self.session.scalars(select(Worker.report).where(Worker.state != "gone"))
+            self._fleet = [WorkerReport.from_dict(row) for row in rows]
+        for report in self._fleet:
+            if pins.met(memory, spec.worker_tags, has_memory=report.memory_total, has_tags=report.tags):
+                return ()
+        return (f"{pins.nobody(memory, spec.worker_tags)}; the job waits until one is",)
 
     def _network(self, row: AdapterRow) -> Network:
         own = row.default_strength

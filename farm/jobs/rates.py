@@ -1,10 +1,14 @@
-"""How long things take on a worker: rates that it measured itself, and guesses until it has."""
+"""How long things take on a worker: rates that it measured itself, and guesses until it has.
+
+The plan and the estimate before submission both reckon with these.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from farm.jobs import pins
 from farm.jobs.reports import WorkerReport
 
 #: guesses for a middling disk, network and device
@@ -13,6 +17,64 @@ LOAD_BYTES_PER_SECOND = 500e6
 LOAD_SECONDS = 1.0
 ADAPTER_SECONDS = 0.05
 STEP_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Measured on one worker; guesses for a middling disk, network and device until it has measured."""
+
+    #: by batch key
+    seconds_per_step: Mapping[str, float] = field(default_factory=dict)
+    #: by model key
+    load_seconds: Mapping[str, float] = field(default_factory=dict)
+    fetch_bytes_per_second: float = FETCH_BYTES_PER_SECOND
+    #: to parse and patch one adapter that is on disk
+    adapter_seconds: float = ADAPTER_SECONDS
+
+    @classmethod
+    def of(cls, report: WorkerReport) -> Rates:
+        """What a worker reports of itself, with guesses for the rest."""
+        fetch, adapter = report.fetch_bytes_per_second, report.adapter_seconds
+        return cls(
+            seconds_per_step=report.seconds_per_step,
+            load_seconds=report.load_seconds,
+            fetch_bytes_per_second=FETCH_BYTES_PER_SECOND if fetch is None else max(1.0, fetch),
+            adapter_seconds=ADAPTER_SECONDS if adapter is None else adapter,
+        )
+
+    def step_seconds(self, batch_key: str) -> float:
+        """Seconds of one step; for an unknown key the mean of the known ones, or a guess."""
+        return step_seconds(self.seconds_per_step, batch_key)
+
+    def model_seconds(self, model_key: str, model_bytes: int = 0) -> float:
+        """Seconds to load a model from disk; for an unknown one the mean of the known ones, or a guess."""
+        known = self.load_seconds
+        if model_key in known:
+            return known[model_key]
+        if known:
+            return sum(known.values()) / len(known)
+        return LOAD_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND
+
+    def job_seconds(self, batch_key: str, steps: int, count: int) -> float:
+        return self.step_seconds(batch_key) * steps * count
+
+
+def start_cost(
+    rates: Rates, *, model_key: str, model_hot: bool, model_bytes: int, cold_bytes: int, cold_adapters: int
+) -> float:
+    """Seconds between "the device is free" and the first step.
+
+    `model_bytes` and `cold_bytes` are what is not on the worker's disk yet.
+    """
+    seconds = cold_bytes / rates.fetch_bytes_per_second + cold_adapters * rates.adapter_seconds
+    if not model_hot:
+        seconds += rates.model_seconds(model_key, model_bytes) + model_bytes / rates.fetch_bytes_per_second
+    return seconds
+
+
+def on_disk(report: WorkerReport) -> frozenset[str]:
+    """Keys of what a worker need not fetch: files by their hash, and models that it has loaded before."""
+    return frozenset((*report.disk, *report.load_seconds))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,20 +91,20 @@ class Lane:
 
     def start_seconds(self, model_key: str, model_bytes: int, networks: Mapping[str, int]) -> float:
         """Seconds from a free device to the first step. `networks`: bytes by sha256."""
-        seconds = 0.0
-        if model_key not in self.report.models:
-            known = self.report.load_seconds
-            if model_key in known:
-                seconds += known[model_key]
-            else:
-                seconds += LOAD_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND
-                seconds += model_bytes / FETCH_BYTES_PER_SECOND
-        for sha256, size in networks.items():
-            if sha256 not in self.report.adapters:
-                seconds += ADAPTER_SECONDS
-                if sha256 not in self.report.disk:
-                    seconds += size / FETCH_BYTES_PER_SECOND
-        return seconds
+        disk = on_disk(self.report)
+        cold = [sha256 for sha256 in networks if sha256 not in self.report.adapters]
+        return start_cost(
+            Rates.of(self.report),
+            model_key=model_key,
+            model_hot=model_key in self.report.models,
+            model_bytes=0 if model_key in disk else model_bytes,
+            cold_bytes=sum(networks[sha256] for sha256 in cold if sha256 not in disk),
+            cold_adapters=len(cold),
+        )
+
+    def meets(self, memory_bytes: int, tags: Collection[str]) -> bool:
+        """Whether it meets a job's pins."""
+        return pins.met(memory_bytes, tags, has_memory=self.report.memory_total, has_tags=self.report.tags)
 
     def hot(self, networks: Collection[str]) -> int:
         """How many of these adapters it has in memory."""

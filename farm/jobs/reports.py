@@ -29,10 +29,16 @@ class WorkerReport:
     memory_free: int = 0
     #: bytes of adapters in memory
     adapter_bytes: int = 0
+    #: for jobs that ask for them
+    tags: tuple[str, ...] = ()
     #: by batch key, as measured
     seconds_per_step: Mapping[str, float] = field(default_factory=dict)
     #: by model key, as measured
     load_seconds: Mapping[str, float] = field(default_factory=dict)
+    #: of downloads, as measured; None: not yet
+    fetch_bytes_per_second: float | None = None
+    #: to parse an adapter that is on disk and put it into the weights, as measured; None: not yet
+    adapter_seconds: float | None = None
     #: since the worker started
     cache_hits: int = 0
     cache_misses: int = 0

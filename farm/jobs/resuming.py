@@ -49,7 +49,8 @@ def preempt(
         or_(Job.preempt_attempt.is_(None), Job.preempt_attempt != attempt),
         *leads(epoch),
     )
-    return move(session, "preempt", guard, {"preempt_attempt": attempt}, now, reason) is not None
+    values = {"preempt_attempt": attempt, "preempted_at": now}
+    return move(session, "preempt", guard, values, now, reason) is not None
 
 
 def checkpoints_in_use(session: Session, jobs: Collection[str]) -> frozenset[str]:

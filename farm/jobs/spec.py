@@ -4,15 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from farm.errors import BadRequest, Problem
+from farm.jobs.pins import cut_tags, parse_memory
 
 Priority = Literal["interactive", "normal", "bulk"]
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def _read_memory(value: Any) -> Any:
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        return value
+    try:
+        return parse_memory(value)
+    except BadRequest as error:
+        raise PydanticCustomError(
+            "bad_memory", "{words}", {"words": error.message, "hint": error.hint}
+        ) from None
+
+
+#: bytes; asked for in bytes or in words
+Memory = Annotated[
+    int,
+    BeforeValidator(_read_memory),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}], "examples": ["24GB"]}),
+]
 
 
 class JobSpec(BaseModel):
@@ -38,6 +58,12 @@ class JobSpec(BaseModel):
         default_factory=list, description="Words to find the job by; no effect on the picture."
     )
     webhook: str | None = Field(None, description="https:// address that is told when the job ends.")
+    worker_tags: list[str] = Field(
+        default_factory=list, description="Tags that the worker must all have, such as `a100`."
+    )
+    min_memory: Memory | None = Field(
+        None, description="Memory that the worker's device must have: bytes, or a text such as `24GB`."
+    )
     linear_curves: bool | None = Field(
         None, description="`@` in tags interpolates linearly, as loractl does."
     )
@@ -51,6 +77,10 @@ class JobSpec(BaseModel):
         None, description="How much the second pass changes: above 0, at most 1; None: 0.5."
     )
 
+    def stored(self) -> dict[str, Any]:
+        """As `jobs.spec` keeps it: what workers need."""
+        return self.model_dump(exclude=set(PINS))
+
     @property
     def total_steps(self) -> int:
         """Steps of both passes; of a normalised spec."""
@@ -59,6 +89,8 @@ class JobSpec(BaseModel):
 
 FIELDS: tuple[str, ...] = tuple(JobSpec.model_fields)
 _INTEGERS = frozenset({"width", "height", "steps", "seed", "count", "frames", "hr_steps"})
+#: pins: columns of their own, not part of what is stored as the spec, since no worker needs them
+PINS = frozenset({"worker_tags", "min_memory"})
 _NUMBERS = frozenset({"guidance_scale", "fps", "hr_scale", "hr_strength"})
 
 #: what a field wants, by pydantic's error type
@@ -98,7 +130,7 @@ def read_model(cls: type[Model], raw: Mapping[str, Any], what: str, pointer: str
 
 
 def from_text(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A CSV row, all text, as a spec's fields: numbers read, empty cells left out, `tags` cut at blanks.
+    """A CSV row, all text, as a spec's fields: numbers read, empty cells left out, `tags` and `worker_tags` cut at blanks.
 
     What is no number stays text, so that `parse_spec` says where.
 
@@ -113,6 +145,8 @@ def _value(name: str, text: Any) -> Any:
         return text
     if name == "tags":
         return text.split()
+    if name == "worker_tags":
+        return cut_tags(text)
     if name == "linear_curves":
         return {"true": True, "false": False}.get(text.strip().lower(), text)
     try:
@@ -157,6 +191,14 @@ def _problem(detail: ErrorDetails, pointer: str, what: str, fields: Sequence[str
     if kind == "extra_forbidden":
         hint = near(name, fields) or f"every {what} has {', '.join(fields)}"
         return Problem(code="unknown_field", message=f"unknown field {name!r}", hint=hint, pointer=where)
+    if kind == "bad_memory":
+        context = detail["ctx"]
+        return Problem(
+            code=kind,
+            message=f"{name}: {context['words']}",
+            hint=context["hint"],
+            pointer=f"{pointer}/{name}",
+        )
     wanted = _WANTED.get(kind)
     found = _short(detail["input"])
     if wanted is None:

@@ -20,7 +20,7 @@ from farm.jobs.check import check_own
 from farm.jobs.drafts import Drafts
 from farm.jobs.limits import Limits
 from farm.jobs.prepare import Network, Prepared, Preparer, draw_seed, explain, prepare
-from farm.jobs.spec import JobSpec, parse_spec
+from farm.jobs.spec import FIELDS, JobSpec, parse_spec
 from farm.jobs.states import PRIORITIES, State
 
 __all__ = ["BatchResult", "Network", "Prepared", "explain", "prepare", "submit", "submit_batch", "write_job"]
@@ -31,7 +31,8 @@ MAX_ERRORS = 100
 MAX_WARNINGS = 100
 _CHUNK = 1000
 #: fields in which rows may differ and still share all that was prepared
-_OWN = ("seed", "tags", "webhook", "priority")
+_OWN = frozenset({"seed", "tags", "webhook", "priority"})
+_SHARED = tuple(name for name in FIELDS if name not in {*_OWN, "worker_tags"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ class _Reader:
         except BadRequest as error:
             self.problems += error.problems
             return
-        key = tuple(getattr(spec, name) for name in JobSpec.model_fields if name not in _OWN)
+        key = tuple(getattr(spec, name) for name in _SHARED) + tuple(spec.worker_tags)
         try:
             known = self._known.get(key)
             if known is None:
@@ -127,14 +128,21 @@ class _Wording(NamedTuple):
 
 
 def submit(
-    session: Session, owner_id: str, spec: JobSpec | Mapping[str, Any], *, limits: Limits, now: datetime
+    session: Session,
+    owner_id: str,
+    spec: JobSpec | Mapping[str, Any],
+    *,
+    limits: Limits,
+    now: datetime,
+    key_id: str | None = None,
 ) -> JobId:
-    """Prepare and write one job; it is accepted once the caller has committed.
+    """Prepare and write one job; it is accepted once the caller has committed. `key_id`: the API key whose limit of
+    running jobs it counts against.
 
     Raises:
         BadRequest: every problem that was found, each with its JSON pointer.
     """
-    return write_job(session, owner_id, prepare(session, owner_id, spec, limits=limits), now)
+    return write_job(session, owner_id, prepare(session, owner_id, spec, limits=limits), now, key_id=key_id)
 
 
 def write_job(session: Session, owner_id: str, found: Prepared, now: datetime, **other: Any) -> JobId:
@@ -169,6 +177,7 @@ def submit_batch(
     limits: Limits,
     now: datetime,
     dry_run: bool = False,
+    key_id: str | None = None,
 ) -> BatchResult:
     """Write all `rows` as jobs, or none. `rows` is read once, in order. The caller commits when `batch_id` is set.
 
@@ -195,7 +204,7 @@ def submit_batch(
             )
         batch_id = None
         if not reader.problems and not dry_run:
-            batch_id = _write(session, owner_id, drafts, name, now)
+            batch_id = _write(session, owner_id, key_id, drafts, name, now)
             adapters.count_uses(session, reader.uses)
         return BatchResult(
             batch_id=batch_id,
@@ -208,7 +217,9 @@ def submit_batch(
         )
 
 
-def _write(session: Session, owner_id: str, drafts: Drafts, name: str, now: datetime) -> BatchId:
+def _write(
+    session: Session, owner_id: str, key_id: str | None, drafts: Drafts, name: str, now: datetime
+) -> BatchId:
     batch_id = new_id("batch", now)
     session.execute(
         insert(Batch).values(
@@ -222,7 +233,7 @@ def _write(session: Session, owner_id: str, drafts: Drafts, name: str, now: date
     )
     connection = session.connection()
     statement = insert(cast(Table, Job.__table__))
-    common = {"owner_id": owner_id, "batch_id": batch_id, "created_at": now}
+    common = {"owner_id": owner_id, "key_id": key_id, "batch_id": batch_id, "created_at": now}
     rows = _values(drafts, now, common)
     while part := list(islice(rows, _CHUNK)):
         connection.execute(statement, part)
@@ -260,7 +271,7 @@ def _values(drafts: Drafts, now: datetime, common: Mapping[str, Any]) -> Iterato
 def _columns(found: Prepared, networks: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "state": State.QUEUED,
-        "spec": found.spec.model_dump(),
+        "spec": found.spec.stored(),
         "clean_prompt": found.clean_prompt,
         "networks": networks,
         "warnings": list(found.warnings),
@@ -268,6 +279,8 @@ def _columns(found: Prepared, networks: list[dict[str, Any]]) -> dict[str, Any]:
         "model_key": found.model_key,
         "network_set": found.network_set,
         "batch_key": found.batch_key,
+        "worker_tags": sorted(set(found.spec.worker_tags)),
+        "min_memory": found.spec.min_memory or 0,
         "steps": found.spec.total_steps,
         "count": found.spec.count,
     }

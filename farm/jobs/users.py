@@ -20,6 +20,8 @@ from farm.ids import UserId, new_id
 ROLES = ("admin", "operator", "artist")
 #: how exact `last_used_at` is kept: not every request writes
 _USED_SECONDS = 60
+#: most jobs of a limit
+MAX_LIMIT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,8 @@ class UserView:
     name: str
     #: admin, operator or artist
     role: str
+    #: id of the key that was shown, if it has a limit of running jobs
+    limited_key: str | None = None
 
 
 def ensure_single_user(session: Session, now: datetime) -> tuple[UserId, str | None]:
@@ -45,18 +49,30 @@ def ensure_single_user(session: Session, now: datetime) -> tuple[UserId, str | N
     return user_id, create_key(session, user_id, "first key", now)
 
 
-def create_user(session: Session, name: str, role: str, now: datetime) -> UserId:
-    """Add a user.
+def create_user(
+    session: Session,
+    name: str,
+    role: str,
+    now: datetime,
+    *,
+    share_weight: float = 1.0,
+    running_limit: int | None = None,
+) -> UserId:
+    """Add a user. `running_limit`: jobs on workers at once; 0 for no limit, None for the setting's.
 
     Raises:
-        BadRequest: no such role, or an empty name.
+        BadRequest: no such role, an empty name, a weight or limit that is none.
         Conflict: the name is taken.
     """
+    _check(share_weight, running_limit)
     if role not in ROLES:
         raise BadRequest(f"unknown role {role!r}", f"one of {', '.join(ROLES)}", code="unknown_role")
     if not name.strip():
         raise BadRequest("a user needs a name", code="bad_name")
-    user = User(id=new_id("user", now), name=name.strip(), role=role, share_weight=1.0, created_at=now)
+    user = User(
+        id=new_id("user", now), name=name.strip(), role=role, share_weight=share_weight, running_limit=running_limit,
+        created_at=now,
+    )  # fmt: skip
     session.add(user)
     try:
         session.flush()
@@ -67,14 +83,64 @@ def create_user(session: Session, name: str, role: str, now: datetime) -> UserId
     return UserId(user.id)
 
 
-def create_key(session: Session, user_id: str, label: str, now: datetime) -> str:
-    """A new key in plain text, told only this once."""
+def set_user(session: Session, id_or_name: str, **values: Any) -> dict[str, Any]:
+    """Change a user's `share_weight` or `running_limit`; what is not given stays. Returns the user's view.
+
+    Raises:
+        BadRequest: a weight or limit that is none.
+        NotFound: no such user.
+    """
+    user = session.scalars(
+        select(User).where((User.id == id_or_name) | (User.name == id_or_name)).limit(1)
+    ).first()
+    if user is None:
+        raise NotFound(f"no user '{id_or_name}'", "give a name or id", code="no_user")
+    _check(values.get("share_weight", 1.0), values.get("running_limit"))
+    for name in ("share_weight", "running_limit"):
+        if name in values:
+            setattr(user, name, values[name])
+    session.flush()
+    return _user(user)
+
+
+def list_users(session: Session) -> list[dict[str, Any]]:
+    """All users, by name: id, name, role, share_weight, running_limit, created_at."""
+    return [_user(row) for row in session.scalars(select(User).order_by(User.name))]
+
+
+def _user(row: User) -> dict[str, Any]:
+    return {
+        name: getattr(row, name)
+        for name in ("id", "name", "role", "share_weight", "running_limit", "created_at")
+    }
+
+
+def _check(share_weight: float, running_limit: int | None, least: int = 0) -> None:
+    if not 0.01 <= share_weight <= 100:
+        raise BadRequest(
+            f"{share_weight:g} is no weight of a share", "give 0.01 to 100; others have 1", code="bad_weight"
+        )
+    if running_limit is not None and not least <= running_limit <= MAX_LIMIT:
+        raise BadRequest(
+            f"{running_limit} is no limit of running jobs", f"give {least} to {MAX_LIMIT}", code="bad_limit"
+        )
+
+
+def create_key(
+    session: Session, user_id: str, label: str, now: datetime, *, running_limit: int | None = None
+) -> str:
+    """A new key in plain text, told only this once. `running_limit`: jobs sent with it that may be on workers at once.
+
+    Raises:
+        BadRequest: a limit that is none.
+    """
+    _check(1.0, running_limit, least=1)
     prefix, secret = secrets.token_hex(4), secrets.token_urlsafe(24)
     plain = f"farm_{prefix}_{secret}"
     session.add(
         ApiKey(
             id=new_id("key", now), user_id=user_id, prefix=prefix, hash=_hash(plain), label=label, created_at=now,
-            last_used_at=None, revoked_at=None,
+            running_limit=running_limit, last_used_at=None, revoked_at=None,
         )
     )  # fmt: skip
     session.flush()
@@ -82,13 +148,14 @@ def create_key(session: Session, user_id: str, label: str, now: datetime) -> str
 
 
 def list_keys(session: Session, user_id: str) -> list[dict[str, Any]]:
-    """Keys of one user: id, prefix, label, created_at, last_used_at, revoked_at."""
+    """Keys of one user: id, prefix, label, running_limit, created_at, last_used_at, revoked_at."""
     rows = session.scalars(select(ApiKey).where(ApiKey.user_id == user_id).order_by(ApiKey.id))
     return [
         {
             "id": row.id,
             "prefix": row.prefix,
             "label": row.label,
+            "running_limit": row.running_limit,
             "created_at": row.created_at,
             "last_used_at": row.last_used_at,
             "revoked_at": row.revoked_at,
@@ -115,7 +182,15 @@ def find_by_key(session: Session, plain: str, now: datetime) -> UserView | None:
     parts = plain.split("_", 2)
     prefix = parts[1] if len(parts) == 3 and parts[0] == "farm" else ""
     row = session.execute(
-        select(ApiKey.id, ApiKey.hash, ApiKey.last_used_at, User.id.label("user_id"), User.name, User.role)
+        select(
+            ApiKey.id,
+            ApiKey.hash,
+            ApiKey.last_used_at,
+            ApiKey.running_limit,
+            User.id.label("user_id"),
+            User.name,
+            User.role,
+        )
         .join(User, User.id == ApiKey.user_id)
         .where(ApiKey.prefix == prefix, ApiKey.revoked_at.is_(None))
     ).one_or_none()
@@ -128,7 +203,8 @@ def find_by_key(session: Session, plain: str, now: datetime) -> UserView | None:
             .values(last_used_at=now),
             execution_options={"synchronize_session": False},
         )
-    return UserView(id=row.user_id, name=row.name, role=row.role)
+    limited = None if row.running_limit is None else row.id
+    return UserView(id=row.user_id, name=row.name, role=row.role, limited_key=limited)
 
 
 def _hash(plain: str) -> str:

@@ -234,4 +234,6 @@ def _view(
         "warnings": job.warnings,
         **{name: value for name, value in spec.items() if name != "steps"},
         "priority": PRIORITY_NAMES[job.priority],
+        "worker_tags": job.worker_tags,
+        "min_memory": job.min_memory or None,
     }

@@ -58,6 +58,8 @@ class WaitingJob:
     batch_key: str
     steps: int
     count: int
+    #: API key that it was sent with, if that has a limit
+    key_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +69,12 @@ class GroupKey:
     owner_id: str
     #: 0 interactive, 1 normal, 2 bulk
     priority: int
+    #: API key that the jobs were sent with, if that has a limit
+    key_id: str = ""
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        value = hash((self.need, self.batch_key, self.owner_id, self.priority))
+        value = hash((self.need, self.batch_key, self.owner_id, self.priority, self.key_id))
         object.__setattr__(self, "_hash", value)
 
     def __hash__(self) -> int:
@@ -99,7 +103,13 @@ def gather(waiting: Iterable[WaitingJob]) -> tuple[Group, ...]:
     """Groups of `waiting`, each with its jobs from old to new; its steps are the mean of theirs."""
     found: dict[GroupKey, list[WaitingJob]] = {}
     for job in waiting:
-        key = GroupKey(need=job.need, batch_key=job.batch_key, owner_id=job.owner_id, priority=job.priority)
+        key = GroupKey(
+            need=job.need,
+            batch_key=job.batch_key,
+            owner_id=job.owner_id,
+            priority=job.priority,
+            key_id=job.key_id,
+        )
         found.setdefault(key, []).append(job)
     return tuple(
         Group(

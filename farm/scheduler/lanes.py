@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from farm.jobs.pins import met
 from farm.scheduler.group import Group, Need
 from farm.scheduler.score import Rates, start_cost
 
@@ -35,8 +36,7 @@ class WorkerView:
 
     def suits(self, need: Need) -> bool:
         """Whether a job's pins allow this worker."""
-        enough = not need.memory_bytes or not self.memory_bytes or self.memory_bytes >= need.memory_bytes
-        return enough and need.tags <= self.tags
+        return met(need.memory_bytes, need.tags, has_memory=self.memory_bytes, has_tags=self.tags)
 
 
 class Lane:

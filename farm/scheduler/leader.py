@@ -5,6 +5,9 @@ Only this process's monotonic clock decides that a lease has ended, so no machin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sqlalchemy.orm import Session
 
 from farm.jobs import leases
@@ -41,6 +44,15 @@ class Leadership:
         if released or monotonic - self._seen_at >= self._lease_seconds:
             self.epoch = leases.take(session, NAME, self._holder, lease.epoch, lease.seq)
         return self.epoch is not None
+
+    def read_ledger(self, session: Session) -> dict[str, Any]:
+        """What the last leader kept for this one; empty when there was none."""
+        return leases.read_ledger(session, NAME)
+
+    def keep_ledger(self, session: Session, ledger: Mapping[str, Any]) -> None:
+        """Keep what the next leader starts from; nothing is written once another leads."""
+        if self.epoch is not None:
+            leases.keep_ledger(session, NAME, self.epoch, ledger)
 
     def release(self, session: Session) -> None:
         """Give the lease up in good order, so that another leads at once."""

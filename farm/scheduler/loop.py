@@ -18,7 +18,9 @@ from farm.jobs import attempts, guesses, workers
 from farm.scheduler.leader import Leadership
 from farm.scheduler.outbox import Deliver, deliver_due
 from farm.scheduler.plan import Outlook, Snapshot, plan
+from farm.scheduler.preempt import preempt
 from farm.scheduler.reasons import why_waiting
+from farm.scheduler.room import as_assignment, make_room
 from farm.scheduler.share import Ledger
 from farm.scheduler.snapshot import take_snapshot
 from farm.scheduler.watch import StandstillWatch
@@ -26,6 +28,8 @@ from farm.scheduler.watch import StandstillWatch
 log = structlog.get_logger()
 
 SWEEP_SECONDS = 3600.0
+#: Between two times that the ledger of shares is kept for the next leader.
+LEDGER_SECONDS = 3.0
 #: Messages sent for one assignment before it is taken back.
 MAX_SENDS = 3
 
@@ -80,6 +84,7 @@ class Scheduler:
         self._crash_limit = crash_limit
         self._running_limit = running_limit
         self._ledger = Ledger()
+        self._kept: tuple[float, dict[str, object]] = (clock.monotonic(), self._ledger.as_dict())
         self._swept_at = clock.monotonic()
         self._leadership = Leadership(holder, timers.leader_lease_seconds)
         longest = max(timers.round_seconds, 1.0) * 2
@@ -100,6 +105,7 @@ class Scheduler:
                 log.warning("database_away", error=str(error.orig))
             self._effects.wait(self._timers.round_seconds)
         with self._sessions.begin() as session:
+            self._leadership.keep_ledger(session, self._ledger.as_dict())
             self._leadership.release(session)
 
     def round(self) -> int:
@@ -107,6 +113,8 @@ class Scheduler:
         with self._sessions.begin() as session:
             led_before = self.leads
             leading = self._leadership.tick(session, self._clock.monotonic())
+            if leading and not led_before:
+                self._ledger = Ledger.from_dict(self._leadership.read_ledger(session))
         if leading != led_before:
             log.info("leading" if leading else "standing_by", epoch=self._leadership.epoch)
         if not leading:
@@ -192,24 +200,40 @@ class Scheduler:
                 ledger=self._ledger,
             )
         made = plan(snapshot, now)
-        self._ledger = made.ledger
+        makes_room = preempt(snapshot, made)
+        self._ledger = makes_room.ledger
         epoch = self._leadership.epoch
         assert epoch is not None
+        urgent = [item for item in map(as_assignment, makes_room.handovers) if item is not None]
+        wanted = (*made.assignments, *urgent)
         with self._sessions.begin() as session:
-            wanted = [(item.job_id, item.attempt, item.worker_id) for item in made.assignments]
-            given = attempts.assign_all(session, wanted, now, epoch=epoch)
-            done = [item for item in made.assignments if (item.job_id, item.attempt) in given]
-            self._explain(session, snapshot, made.outlooks)
+            won = attempts.assign_all(
+                session, [(item.job_id, item.attempt, item.worker_id) for item in wanted], now, epoch=epoch
+            )
+            done = [item for item in wanted if (item.job_id, item.attempt) in won]
+            given = {item.job_id for item in done}
+            for handover in makes_room.handovers:
+                if handover.attempt is None or handover.job_id in given:
+                    make_room(session, handover, now, epoch)
+            outlooks = [item for item in made.outlooks if item.job_id not in given]
+            self._explain(session, snapshot, outlooks)
             # soonest first: the first job foreseen on a worker is what it gets next
-            soonest = {
-                item.worker.id: item.job_id for item in reversed(made.outlooks) if item.worker is not None
-            }
+            soonest = {item.worker.id: item.job_id for item in reversed(outlooks) if item.worker is not None}
             workers.note_next(session, soonest)
+            self._keep_ledger(session)
         for item in done:
             self._effects.send(item.worker_id, item.job_id, item.attempt + 1)
         if done:
-            log.info("assigned", jobs=len(done), waiting=len(made.outlooks))
+            log.info("assigned", jobs=len(done), waiting=len(outlooks))
         return len(done)
+
+    def _keep_ledger(self, session: Session) -> None:
+        """Keep who has had how much for the next leader, every few seconds."""
+        kept_at, kept = self._kept
+        now, ledger = self._clock.monotonic(), self._ledger.as_dict()
+        if now - kept_at >= LEDGER_SECONDS and ledger != kept:
+            self._leadership.keep_ledger(session, ledger)
+            self._kept = (now, ledger)
 
     def _explain(self, session: Session, snapshot: Snapshot, outlooks: list[Outlook]) -> None:
         """Keep the sentence and the estimate of each waiting job in sight up to date."""

@@ -19,8 +19,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from farm.scheduler.group import Group, GroupKey
+from farm.scheduler.held import Held
 from farm.scheduler.lanes import Fleet, Lane, WorkerView
 from farm.scheduler.pauses import Pause, paused_by
+from farm.scheduler.quota import Quota
 from farm.scheduler.share import CLASSES, Ledger, Open, Turns
 
 #: A job that waited this long takes the first lane with room, however cold.
@@ -44,12 +46,16 @@ class Snapshot:
     workers: tuple[WorkerView, ...]
     #: of users in fair sharing; 1 where nothing is said
     weights: Mapping[str, float] = field(default_factory=dict)
-    #: jobs that each user has on workers now
+    #: jobs that each user, and each API key with a limit, has on workers now
     running: Mapping[str, int] = field(default_factory=dict)
     #: jobs that one user may have on workers at once; 0: no limit
     running_limit: int = 0
+    #: of users and keys that have a limit of their own
+    limits: Mapping[str, int] = field(default_factory=dict)
     pauses: tuple[Pause, ...] = ()
     ledger: Ledger = field(default_factory=Ledger)
+    #: what the workers have, by their ids, in the order in which they were given it; for `preempt` alone
+    held: Mapping[str, tuple[Held, ...]] = field(default_factory=dict)
     #: waiting jobs whose start is to be foreseen
     foresee: int = 1000
 
@@ -76,7 +82,7 @@ class Outlook:
     #: adapters that the worker will hold by then, of all that the job needs
     adapters_hot: int = 0
     model_hot: bool = False
-    #: what holds it, when it is not the queue: a pause, the user's limit, a pin that nobody meets
+    #: what holds it, when it is not the queue: a pause, the user's or the key's limit, a pin that nobody meets
     hold: Pause | str | None = None
 
 
@@ -110,7 +116,7 @@ class _Round:
         self._now = now
         self._held: list[tuple[Open, Pause | str]] = []
         self._opens: list[Open] = []
-        self._running = dict(snapshot.running)
+        self._quota = Quota(snapshot.running, snapshot.limits, snapshot.running_limit)
         self.assignments: list[Assignment] = []
         self._given: dict[tuple[str, int], list[float]] = {}
         self.looked = 0
@@ -138,15 +144,11 @@ class _Round:
             pause = paused_by(self._snapshot.pauses, key.need.model_key, key.owner_id)
             if pause:
                 return pause
-        if self._at_limit(key.owner_id):
-            return "limit"
+        if full := self._quota.full(key.owner_id, key.key_id):
+            return full
         if key.need.pinned and self.fleet.lanes and self.fleet.best(key.need) is None:
             return "pin"
         return None
-
-    def _at_limit(self, owner: str) -> bool:
-        limit = self._snapshot.running_limit
-        return bool(limit) and self._running.get(owner, 0) >= limit
 
     def give(self) -> None:
         """Fill the room that there is."""
@@ -193,10 +195,10 @@ class _Round:
         self.assignments.append(Assignment(job_id=head.id, attempt=head.attempt, worker_id=lane.view.id))
         self._given.setdefault((key.owner_id, item.rank), []).append(item.since)
         lane.slots -= 1
-        self._running[key.owner_id] = self._running.get(key.owner_id, 0) + 1
+        self._quota.take(key.owner_id, key.key_id)
         self._move_on(item, lane)
-        if self._at_limit(key.owner_id):
-            self.turns.drop_user(key.owner_id)
+        if self._quota.full(key.owner_id, key.key_id):
+            self.turns.drop_full(key.owner_id, self._quota)
 
     def _move_on(self, item: Open, lane: Lane) -> None:
         key = item.group.key
@@ -311,8 +313,9 @@ class _Round:
                 self.turns.drop(item)
             item.reserved = 0
             if item.left() > 0:
-                if self._at_limit(item.group.key.owner_id):
-                    self._held.append((item, "limit"))
+                key = item.group.key
+                if full := self._quota.full(key.owner_id, key.key_id):
+                    self._held.append((item, full))
                 else:
                     self.turns.put(item)
                     self.turns.index(item)

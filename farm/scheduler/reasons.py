@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from farm.jobs.pins import nobody
 from farm.jobs.rates import duration
 from farm.scheduler.group import Need
 from farm.scheduler.pauses import Pause
@@ -18,8 +19,10 @@ def why_waiting(need: Need, outlook: Outlook) -> str:
         return _paused(outlook.hold)
     if outlook.hold == "limit":
         return "as many jobs of yours are on workers as one user may have at once"
+    if outlook.hold == "key limit":
+        return "as many jobs of its API key are on workers as that key may have at once"
     if outlook.hold == "pin" or outlook.worker is None:
-        return f"no worker that is up has {_pins(need)}"
+        return nobody(need.memory_bytes, need.tags)
     holds = _holds(need, outlook)
     when = f"{outlook.worker.name} is free in about {duration(outlook.worker.busy_seconds)}"
     if not outlook.ahead:
@@ -44,13 +47,6 @@ def _paused(pause: Pause) -> str:
     if pause.kind == "model":
         return f"an operator has paused jobs with the model {pause.name or pause.subject}"
     return "an operator has paused this user's jobs"
-
-
-def _pins(need: Need) -> str:
-    wants = [f"the {need.memory_bytes / 1e9:.0f} GB that it needs"] if need.memory_bytes else []
-    if need.tags:
-        wants.append(f"the tag{'s' if len(need.tags) > 1 else ''} {', '.join(sorted(need.tags))}")
-    return " and ".join(wants)
 
 
 def _holds(need: Need, outlook: Outlook) -> str:

@@ -1,55 +1,7 @@
-"""Seconds to start a job on a worker, from rates that the worker measured itself."""
+"""Seconds to start a job on a worker; the same numbers that an estimate before submission goes by."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from farm.jobs.rates import Rates, start_cost
 
-from farm.jobs.rates import (
-    ADAPTER_SECONDS,
-    FETCH_BYTES_PER_SECOND,
-    LOAD_BYTES_PER_SECOND,
-    LOAD_SECONDS,
-    step_seconds,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
-    """Measured on one worker; guesses for a middling disk, network and device until it has measured."""
-
-    #: by batch key
-    seconds_per_step: Mapping[str, float] = field(default_factory=dict)
-    #: by model key
-    load_seconds: Mapping[str, float] = field(default_factory=dict)
-    fetch_bytes_per_second: float = FETCH_BYTES_PER_SECOND
-    #: to parse and patch one adapter that is on disk
-    adapter_seconds: float = ADAPTER_SECONDS
-
-    def step_seconds(self, batch_key: str) -> float:
-        """Seconds of one step; for an unknown key the mean of the known ones, or a guess."""
-        return step_seconds(self.seconds_per_step, batch_key)
-
-    def job_seconds(self, batch_key: str, steps: int, count: int) -> float:
-        return self.step_seconds(batch_key) * steps * count
-
-
-def start_cost(
-    rates: Rates, *, model_key: str, model_hot: bool, model_bytes: int, cold_bytes: int, cold_adapters: int
-) -> float:
-    """Seconds between "the device is free" and the first step.
-
-    `model_bytes` and `cold_bytes` are what is not on the worker's disk yet.
-    """
-    seconds = cold_bytes / rates.fetch_bytes_per_second + cold_adapters * rates.adapter_seconds
-    if not model_hot:
-        known = rates.load_seconds
-        load = known.get(model_key)
-        if load is None:
-            load = (
-                sum(known.values()) / len(known)
-                if known
-                else LOAD_SECONDS + model_bytes / LOAD_BYTES_PER_SECOND
-            )
-        seconds += load + model_bytes / rates.fetch_bytes_per_second
-    return seconds
+__all__ = ["Rates", "start_cost"]

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from farm.scheduler.group import Group, GroupKey, Head
+from farm.scheduler.quota import Quota
 
 #: Device seconds by which one user may run ahead of another.
 QUANTUM_SECONDS = 30.0
@@ -25,13 +27,33 @@ USERS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """What one round hands to the next. An empty one is a fair start, so nothing is lost with the process."""
+    """What one round hands to the next, and a leader to its successor."""
 
     #: by user, for those above `floor`
     virtual: Mapping[str, float] = field(default_factory=dict)
     floor: float = 0.0
     #: how many younger jobs of the same user and class went before the group's oldest
     passed: Mapping[GroupKey, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a new leader is to know; who was passed over is counted anew."""
+        virtual = {owner: round(value, 3) for owner, value in self.virtual.items() if value > self.floor}
+        return {"virtual": virtual, "floor": round(self.floor, 3)}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Ledger:
+        """The ledger that `as_dict` gave; what is missing is a fair start.
+
+        >>> Ledger.from_dict(Ledger(virtual={"ann": 5.0}, floor=2.0).as_dict()).virtual
+        {'ann': 5.0}
+        """
+        return cls(virtual=dict(row.get("virtual", {})), floor=float(row.get("floor", 0.0)))
+
+
+def charged(ledger: Ledger, owner: str, seconds: float, weight: float) -> Ledger:
+    """The ledger with device seconds booked to a user beyond what the round gave."""
+    before = max(ledger.virtual.get(owner, 0.0), ledger.floor)
+    return replace(ledger, virtual={**ledger.virtual, owner: before + seconds / max(1e-3, weight)})
 
 
 class Open:
@@ -123,12 +145,16 @@ class Turns:
         if not line:
             self._forget(item.rank, owner)
 
-    def drop_user(self, owner: str) -> None:
+    def drop_full(self, owner: str, quota: Quota) -> None:
+        """Take those of a user's groups out of line that a limit holds now."""
         for rank, lines in enumerate(self._lines):
-            if lines.get(owner):
-                for _, _, item in lines[owner]:
-                    item.lined = False
-                lines[owner].clear()
+            line = lines.get(owner)
+            if not line:
+                continue
+            for _, _, item in line:
+                item.lined = not quota.full(owner, item.group.key.key_id)
+            line[:] = [entry for entry in line if entry[2].lined]
+            if not line:
                 self._forget(rank, owner)
 
     def over(self) -> bool:

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
+from typing import Any, NamedTuple
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import Row, func, or_, select
 from sqlalchemy.orm import Session
 
-from farm.db.models import Job, Model, User, Worker
+from farm.db.models import ApiKey, Job, Model, User, Worker
 from farm.db.models import Pause as PauseRow
+from farm.jobs.kinds import Kind
+from farm.jobs.rates import Rates, on_disk
 from farm.jobs.reports import WorkerReport
-from farm.jobs.states import HELD, State
+from farm.jobs.states import HELD, PRIORITIES, Stage, State
+from farm.models.stepwise import STEPWISE
 from farm.scheduler.group import Need, WaitingJob, front, gather
+from farm.scheduler.held import Held
 from farm.scheduler.lanes import WorkerView
 from farm.scheduler.pauses import Pause
 from farm.scheduler.plan import Snapshot
-from farm.scheduler.score import Rates
 from farm.scheduler.share import Ledger
+
+#: stages in which a job that runs has the device
+_BEGUN = frozenset({Stage.SAMPLING, Stage.EXTRACTING})
+
+
+class Given(NamedTuple):
+    """A job that a worker has, with bytes and family of its model."""
+
+    job: Job
+    model_bytes: int
+    family: str
 
 
 def take_snapshot(
@@ -41,27 +56,53 @@ def take_snapshot(
         )
         if worker.id not in standing_still
     ]
-    views = _worker_views(session, workers, window)
+    given = _given(session, [worker.id for worker in workers])
+    reports = {worker.id: WorkerReport.from_dict(worker.report) for worker in workers}
+    views = [
+        _view(worker, reports[worker.id], [row.job for row in given[worker.id]], window) for worker in workers
+    ]
     free = sum(view.free_slots for view in views)
-    weights = _waiting_users(session)
-    waiting = [job for owner in weights for job in _waiting(session, owner, now, front(free, len(weights)))]
+    users = _waiting_users(session)
+    keys = _limited_keys(session)
+    # a key with a limit has a queue of its own: what waits for it must not hide what else the user asked for
+    queues = [(owner, None) for owner in users] + [(keys[key].user_id, key) for key in keys]
+    most = front(free, len(users))
+    waiting = [job for owner, key in queues for job in _waiting(session, owner, key, now, most)]
+    limits = {row.id: row.running_limit for row in (*users.values(), *keys.values())}
     return Snapshot(
         groups=gather(waiting),
         workers=tuple(views),
-        weights=weights,
+        weights={row.id: row.share_weight for row in users.values()},
         running=_running(session),
         running_limit=running_limit,
+        limits={who: limit for who, limit in limits.items() if limit is not None},
         pauses=_pauses(session),
+        held={
+            worker.id: _held(given[worker.id], Rates.of(reports[worker.id]), now)
+            for worker in (workers if _is_urgent(waiting, given) else ())
+        },
         ledger=ledger or Ledger(),
     )
 
 
-def _waiting_users(session: Session) -> dict[str, float]:
-    """Weights of the users who have jobs waiting: one look into the index a user, however long the queue."""
+def _waiting_users(session: Session) -> dict[str, Row[str, float, int | None]]:
+    """Users who have jobs waiting, with weight and limit: one look into the index a user, however long the queue."""
     waits = select(Job.id).where(Job.owner_id == User.id, Job.state == State.QUEUED).exists()
-    return {
-        row.id: row.share_weight for row in session.execute(select(User.id, User.share_weight).where(waits))
-    }
+    rows = session.execute(select(User.id, User.share_weight, User.running_limit).where(waits))
+    return {row.id: row for row in rows.all()}
+
+
+def _limited_keys(session: Session) -> dict[str, Row[str, str, int | None]]:
+    """Keys with a limit whose jobs wait."""
+    waits = select(Job.id).where(
+        Job.owner_id == ApiKey.user_id, Job.key_id == ApiKey.id, Job.state == State.QUEUED
+    )
+    rows = session.execute(
+        select(ApiKey.id, ApiKey.user_id, ApiKey.running_limit).where(
+            ApiKey.running_limit.is_not(None), waits.exists()
+        )
+    )
+    return {row.id: row for row in rows}
 
 
 def _pauses(session: Session) -> tuple[Pause, ...]:
@@ -80,21 +121,32 @@ def _pauses(session: Session) -> tuple[Pause, ...]:
 
 
 def _running(session: Session) -> dict[str, int]:
+    """Jobs on workers by user, and by key where that has a limit."""
     rows = session.execute(
-        select(Job.owner_id, func.count()).where(Job.state.in_(sorted(HELD))).group_by(Job.owner_id)
+        select(Job.owner_id, Job.key_id, func.count())
+        .where(Job.state.in_(sorted(HELD)))
+        .group_by(Job.owner_id, Job.key_id)
     )
-    return dict(rows.tuples().all())
+    found: dict[str, int] = {}
+    for owner, key, count in rows:
+        for who in filter(None, (owner, key)):
+            found[who] = found.get(who, 0) + count
+    return found
 
 
-def _waiting(session: Session, owner_id: str, now: datetime, limit: int) -> list[WaitingJob]:
+def _waiting(
+    session: Session, owner_id: str, key_id: str | None, now: datetime, limit: int
+) -> list[WaitingJob]:
     rows = session.execute(
         select(
             Job.id, Job.attempt, Job.owner_id, Job.priority, Job.created_at, Job.model_key, Job.networks,
-            Job.batch_key, Job.steps, Job.count.label("pictures"), Model.bytes,
+            Job.batch_key, Job.steps, Job.count.label("pictures"), Job.worker_tags, Job.min_memory,
+            Job.checkpoint_step, Model.bytes,
         )
         .join(Model, Model.id == Job.model_id)
         .where(
             Job.owner_id == owner_id,
+            Job.key_id == key_id,
             Job.state == State.QUEUED,
             Job.cancel_requested_at.is_(None),
             or_(Job.not_before.is_(None), Job.not_before <= now),
@@ -109,45 +161,88 @@ def _waiting(session: Session, owner_id: str, now: datetime, limit: int) -> list
             owner_id=row.owner_id,
             priority=row.priority,
             created_at=row.created_at,
-            need=_need(row.model_key, row.bytes, row.networks),
+            need=_need(row, row.bytes),
             batch_key=row.batch_key,
-            steps=row.steps,
+            # it goes on from there
+            steps=row.steps - min(row.steps, row.checkpoint_step or 0),
             count=row.pictures,
+            key_id=key_id or "",
         )
         for row in rows
     ]
 
 
-def _need(model_key: str, model_bytes: int, networks: list[dict[str, object]]) -> Need:
-    adapters = {str(network["sha256"]): int(str(network["size"])) for network in networks}
-    return Need(model_key=model_key, model_bytes=model_bytes, adapters=tuple(sorted(adapters.items())))
+def _need(job: Any, model_bytes: int) -> Need:
+    adapters = {str(network["sha256"]): int(str(network["size"])) for network in job.networks}
+    return Need(
+        model_key=job.model_key,
+        model_bytes=model_bytes,
+        adapters=tuple(sorted(adapters.items())),
+        memory_bytes=job.min_memory,
+        tags=frozenset(job.worker_tags),
+    )
 
 
-def _worker_views(session: Session, workers: list[Worker], window: int) -> list[WorkerView]:
-    open_jobs: dict[str, list[Job]] = defaultdict(list)
-    ids = [worker.id for worker in workers]
-    for job in session.scalars(
-        select(Job).where(Job.worker_id.in_(ids), Job.state.in_(sorted(HELD))).order_by(Job.id)
+def _given(session: Session, ids: Collection[str]) -> dict[str, list[Given]]:
+    """Jobs of each worker in the order in which it was given them, with bytes and family of their models."""
+    found: dict[str, list[Given]] = defaultdict(list)
+    for job, size, family in session.execute(
+        select(Job, Model.bytes, Model.family)
+        .join(Model, Model.id == Job.model_id)
+        .where(Job.worker_id.in_(ids), Job.state.in_(sorted(HELD)))
+        .order_by(Job.assigned_at, Job.id)
     ):
-        open_jobs[str(job.worker_id)].append(job)
-    return [_view(worker, open_jobs[worker.id], window) for worker in workers]
+        found[str(job.worker_id)].append(Given(job, size, family))
+    return found
 
 
-def _view(worker: Worker, jobs: list[Job], window: int) -> WorkerView:
-    report = WorkerReport.from_dict(worker.report)
-    rates = Rates(seconds_per_step=report.seconds_per_step, load_seconds=report.load_seconds)
+def _is_urgent(waiting: Collection[WaitingJob], given: Mapping[str, list[Given]]) -> bool:
+    """Whether there is a job for which others might give way."""
+    interactive = PRIORITIES["interactive"]
+    return any(job.priority == interactive for job in waiting) or any(
+        row.job.priority == interactive for rows in given.values() for row in rows
+    )
+
+
+def _held(rows: Collection[Given], rates: Rates, now: datetime) -> tuple[Held, ...]:
+    return tuple(
+        Held(
+            id=job.id,
+            attempt=job.attempt,
+            owner_id=job.owner_id,
+            priority=job.priority,
+            need=_need(job, model_bytes),
+            left=_left(job, rates),
+            begun=job.state == State.RUNNING and (job.step > 0 or job.stage in _BEGUN),
+            saves=job.kind == Kind.RENDER and family in STEPWISE,
+            asked=job.preempt_attempt == job.attempt,
+            rested=None if job.preempted_at is None else (now - job.preempted_at).total_seconds(),
+        )
+        for job, model_bytes, family in rows
+        # what is published does not need the device any more
+        if job.stage != Stage.UPLOADING
+    )
+
+
+def _left(job: Job, rates: Rates) -> float:
+    """Device seconds of the steps that are left, also of one that is going on from a checkpoint."""
+    done = max(job.step, job.checkpoint_step or 0)
+    return rates.job_seconds(job.batch_key, max(0, job.steps - done), job.count)
+
+
+def _view(worker: Worker, report: WorkerReport, jobs: list[Job], window: int) -> WorkerView:
+    rates = Rates.of(report)
     given = {network["sha256"] for job in jobs for network in job.networks}
     latest = max(jobs, key=lambda job: (job.assigned_at is not None, job.assigned_at), default=None)
     return WorkerView(
         id=worker.id,
         name=worker.name,
         free_slots=max(0, window - len(jobs)),
-        busy_seconds=sum(
-            rates.job_seconds(job.batch_key, max(0, job.steps - job.step), job.count) for job in jobs
-        ),
+        busy_seconds=sum(_left(job, rates) for job in jobs),
         model_key=latest.model_key if latest else (report.models[-1] if report.models else None),
         adapters=frozenset(report.adapters) | given,
-        disk=frozenset(report.disk),
+        disk=on_disk(report),
         rates=rates,
         memory_bytes=report.memory_total,
+        tags=frozenset(report.tags),
     )

@@ -39,6 +39,8 @@ class CurrentUser:
     role: str
     #: True for a session cookie, False for an API key
     by_cookie: bool
+    #: the key that was shown, now or when the session was opened, if it has a limit of running jobs
+    limited_key: str | None = None
 
     @property
     def operates(self) -> bool:
@@ -75,6 +77,12 @@ def require_operator() -> None:
         raise FarmError("only operators may do that", "ask an admin for the operator role", code="forbidden")
 
 
+def require_admin() -> None:
+    """Refuse those who may not act on users."""
+    if current_user().role != "admin":
+        raise FarmError("only admins may do that", "ask one", code="forbidden")
+
+
 def client_address() -> str:
     return request.remote_addr or "unknown"
 
@@ -83,10 +91,12 @@ def find_by_key(plain: str) -> CurrentUser | None:
     """The user of an API key; every wrong key counts against the address that sent it."""
     with services().sessions() as db:
         user = users.find_by_key(db, plain, services().now())
-        found = (
-            None if user is None else CurrentUser(id=user.id, name=user.name, role=user.role, by_cookie=False)
-        )
         db.commit()
+    found = None
+    if user is not None:
+        found = CurrentUser(
+            id=user.id, name=user.name, role=user.role, by_cookie=False, limited_key=user.limited_key
+        )
     if found is None:
         services().failures.hit(client_address())
     return found
@@ -119,11 +129,14 @@ def _user_of_session() -> CurrentUser | None:
         return None
     with services().sessions() as db:
         row = db.execute(
-            select(User.id, User.name, User.role)
+            select(User.id, User.name, User.role, ApiKey.id.label("key_id"), ApiKey.running_limit)
             .join(ApiKey, ApiKey.user_id == User.id)
             .where(ApiKey.prefix == prefix, ApiKey.revoked_at.is_(None))
         ).one_or_none()
-    return None if row is None else CurrentUser(id=row.id, name=row.name, role=row.role, by_cookie=True)
+    if row is None:
+        return None
+    limited = None if row.running_limit is None else row.key_id
+    return CurrentUser(id=row.id, name=row.name, role=row.role, by_cookie=True, limited_key=limited)
 
 
 def _bearer() -> str:

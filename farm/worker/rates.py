@@ -9,23 +9,59 @@ from farm.worker.mode import Costs
 
 #: How much a new measurement counts against what was known.
 _SHARE = 0.3
+#: A smaller download tells of the way there and back, not of the bytes between.
+LEAST_BYTES = 1_000_000
 #: Keys kept; the least recently measured go.
 _MOST = 200
 
 
 class Rates:
-    """Moving averages: seconds per step and picture by batch key, seconds per load by model key."""
+    """Moving averages: seconds per step and picture by batch key, seconds per load by model key, bytes a second of
+    downloads, seconds to parse and to patch one adapter."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._steps: OrderedDict[str, float] = OrderedDict()
         self._loads: OrderedDict[str, float] = OrderedDict()
+        #: bytes and seconds of downloads: large ones count for more
+        self._fetches: tuple[float, float] | None = None
+        self._parse: float | None = None
+        self._patch: float | None = None
 
     def step_took(self, batch_key: str, seconds: float, pictures: int) -> None:
         self._note(self._steps, batch_key, seconds / pictures)
 
     def load_took(self, model_key: str, seconds: float) -> None:
         self._note(self._loads, model_key, seconds)
+
+    def fetched(self, size: int, seconds: float) -> None:
+        """A file of so many bytes was downloaded."""
+        if size < LEAST_BYTES:
+            return
+        with self._lock:
+            before = self._fetches or (0.0, 0.0)
+            self._fetches = ((1 - _SHARE) * before[0] + size, (1 - _SHARE) * before[1] + seconds)
+
+    def adapters_parsed(self, number: int, seconds: float) -> None:
+        """So many adapters were read from disk."""
+        with self._lock:
+            self._parse = _average(self._parse, seconds / number)
+
+    def adapters_patched(self, number: int, seconds: float) -> None:
+        """So many adapters, none of which was applied before, were applied once."""
+        with self._lock:
+            self._patch = _average(self._patch, seconds / number)
+
+    def fetch_bytes_per_second(self) -> float | None:
+        """None until a download of `LEAST_BYTES` was seen."""
+        with self._lock:
+            size, seconds = self._fetches or (0.0, 0.0)
+            return round(size / seconds) if seconds > 0 else None
+
+    def adapter_seconds(self) -> float | None:
+        """To parse an adapter and to apply it; None until one was parsed."""
+        with self._lock:
+            return None if self._parse is None else round(self._parse + (self._patch or 0.0), 6)
 
     def seconds_per_step(self) -> dict[str, float]:
         with self._lock:

@@ -19,6 +19,7 @@ from farm.db.engine import make_engine, make_sessions
 from farm.errors import Transient
 from farm.jobs import workers
 from farm.jobs.kinds import Kind
+from farm.jobs.pins import parse_tags
 from farm.jobs.reports import WorkerReport
 from farm.lora import tensors
 from farm.lora.layout import Layout
@@ -37,6 +38,7 @@ from farm.worker.effects import Effects, sql_effects, store_effects
 from farm.worker.extract import Extractor
 from farm.worker.held import Hands
 from farm.worker.keeper import Keeper
+from farm.worker.measured import measured
 from farm.worker.memory import AdapterCache, ModelCache
 from farm.worker.models import HotModel
 from farm.worker.name import take_name
@@ -82,6 +84,7 @@ class Worker:
         self._clock = clock
         if settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
+        self._tags = parse_tags(settings.worker_tags)
         self.device: Device = pick_device(settings.device)
         folder = settings.resolved_cache_dir()
         self.name, self._name_lock = take_name(settings.worker_name, self.device.name, folder / "workers")
@@ -110,7 +113,7 @@ class Worker:
             self._join()
             if self.hands.stopping.is_set():
                 return
-        self._assemble(self._wrap(self._effects()))
+        self._assemble(measured(self._wrap(self._effects()), self._rates, self._clock))
         self._progress.start()
         self._keeper.start()
         self._sampler.start()
@@ -164,8 +167,11 @@ class Worker:
             memory_total=self.device.memory_total,
             memory_free=self.device.memory_free(),
             adapter_bytes=self._adapters.bytes(),
+            tags=self._tags,
             seconds_per_step=self._rates.seconds_per_step(),
             load_seconds=self._rates.load_seconds(),
+            fetch_bytes_per_second=self._rates.fetch_bytes_per_second(),
+            adapter_seconds=self._rates.adapter_seconds(),
             cache_hits=self.hands.cache_hits,
             cache_misses=self.hands.cache_misses,
             bytes_fetched=self.hands.bytes_fetched,
@@ -236,7 +242,9 @@ class Worker:
             effects, preparer, self._sampler, hands, self._progress, patience, self._rates, self.device, clock
         )
         runners: dict[str, Runner] = {
-            Kind.RENDER: Renderer(preparer, self._sampler, publisher, self._progress, keeper).run,
+            Kind.RENDER: Renderer(
+                preparer, self._sampler, publisher, self._progress, keeper, self._rates
+            ).run,
             Kind.EXTRACT: extractor.run,
         }
         stages = Stages(effects, hands, patience, runners, self._progress, self.name, keeper)

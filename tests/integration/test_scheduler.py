@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from farm.db.models import Attempt, Job, Outbox, Worker
 from farm.errors import Transient
-from farm.jobs import attempts, control, pauses, workers
+from farm.jobs import attempts, control, leases, pauses, users, workers
 from farm.jobs.reports import WorkerReport
 from farm.scheduler.loop import Effects, Scheduler, Timers
-from tests.support.jobs import LATER, OWNER, STRANGER, add_job, add_worker, job_row, seed
+from tests.support.jobs import LATER, NOW, OWNER, STRANGER, add_job, add_worker, job_row, seed
 
 
 @dataclass
@@ -351,3 +351,74 @@ def test_a_worker_hears_with_its_heartbeat_what_it_is_expected_to_get_next(desk:
     rounds(desk, scheduler, 1)
     with desk.sessions.begin() as session:
         assert workers.beat(session, worker, WorkerReport(), desk.clock.now()).next_job is None
+
+
+def shares(desk: Desk, scheduler: Scheduler, number: int) -> list[str]:
+    """Owners of the jobs that one worker takes and ends in so many rounds, in order."""
+    owners = []
+    for _ in range(number):
+        rounds(desk, scheduler, 1)
+        with desk.sessions.begin() as session:
+            for job in session.scalars(select(Job).where(Job.state == "assigned").order_by(Job.id)).all():
+                owners.append(job.owner_id)
+                assert attempts.claim(session, job.id, job.attempt, str(job.worker_id), desk.clock.now())
+                attempts.fail(session, job.id, job.attempt, "bad", "it failed", desk.clock.now())
+    return owners
+
+
+def test_g11_who_had_much_under_the_last_leader_stays_behind_under_the_next(desk: Desk) -> None:
+    add_worker(desk.sessions, "gpu-1", WorkerReport(models=("a" * 64,), seconds_per_step={"k": 1.0}))
+    add_job(desk.sessions, steps=4000)
+    for _ in range(6):
+        add_job(desk.sessions)
+    for _ in range(8):
+        add_job(desk.sessions, owner=STRANGER)
+    assert shares(desk, desk.lead(), 2)[:2] == [OWNER, STRANGER]
+    # it falls silent, without a word
+    second = desk.scheduler("two")
+    second.round()
+    desk.clock.sleep(6)
+    # a fair start would be the owner's turn, whose jobs are older
+    assert set(shares(desk, second, 1)) == {STRANGER}
+    assert second.leads
+
+
+def test_a_leader_that_was_replaced_keeps_no_ledger(desk: Desk) -> None:
+    add_worker(desk.sessions, "gpu-1")
+    first = desk.lead()
+    second = desk.scheduler("two")
+    second.round()
+    desk.clock.sleep(6)
+    second.round()
+    with desk.sessions.begin() as session:
+        assert second.leads
+        first._leadership.keep_ledger(session, {"floor": 99.0})
+    with desk.sessions() as session:
+        assert leases.read_ledger(session, "scheduler") == {}
+
+
+def test_pins_and_limits_are_read_from_the_rows(desk: Desk) -> None:
+    small = add_worker(desk.sessions, "small", WorkerReport(memory_total=8 * 10**9))
+    large = add_worker(desk.sessions, "large", WorkerReport(memory_total=24 * 10**9, tags=("a100",)))
+    pinned = [add_job(desk.sessions, min_memory=16 * 10**9), add_job(desk.sessions, worker_tags=["a100"])]
+    nowhere = add_job(desk.sessions, worker_tags=["h100"], min_memory=80 * 10**9)
+    with desk.sessions.begin() as session:
+        key, other = (
+            users.find_by_key(session, users.create_key(session, STRANGER, "script", NOW, running_limit=limit), NOW)
+            for limit in (1, None)
+        )  # fmt: skip
+        assert key is not None
+        assert other is not None
+        assert key.limited_key is not None
+        assert other.limited_key is None
+        users.set_user(session, OWNER, running_limit=0)
+        users.set_user(session, STRANGER, running_limit=3)
+    flood = [add_job(desk.sessions, owner=STRANGER, key_id=key.limited_key) for _ in range(150)]
+    free = add_job(desk.sessions, owner=STRANGER)
+    desk.running_limit = 2
+    desk.lead()
+    assert [job_row(desk.sessions, job).worker_id for job in pinned] == [large] * 2
+    assert job_row(desk.sessions, nowhere).wait_reason == "no worker with 80 GB tagged h100 is up"
+    assert job_row(desk.sessions, flood[0]).worker_id == small
+    assert job_row(desk.sessions, free).worker_id == small
+    assert "as that key may have at once" in str(job_row(desk.sessions, flood[1]).wait_reason)

@@ -57,3 +57,5 @@ class Lease(Base):
     holder: Mapped[str]
     epoch: Mapped[int] = mapped_column(default=0)
     seq: Mapped[int] = mapped_column(default=0)
+    #: what the next leader starts from: a farm.scheduler.share.Ledger as JSON
+    ledger: Mapped[dict[str, Any] | None]

@@ -37,8 +37,8 @@ class Job(Base):
         CheckConstraint("state <> 'queued' or cancel_requested_at is null", name="cancel"),
         # the scheduler's window: what waits, in order
         Index("ix_jobs_waiting", "state", "priority", "id"),
-        # the front of one user's queue
-        Index("ix_jobs_owner_waiting", "owner_id", "state", "priority", "id"),
+        # the front of one user's queue, or of one of its keys that has a limit
+        Index("ix_jobs_owner_key_waiting", "owner_id", "key_id", "state", "priority", "id"),
         Index("ix_jobs_owner_list", "owner_id", "id"),
         Index("ix_jobs_owner_state", "owner_id", "state", "id"),
         # a batch by state: counted without the rows, listed newest first
@@ -77,6 +77,11 @@ class Job(Base):
     model_key: Mapped[str]
     network_set: Mapped[str]
     batch_key: Mapped[str]
+    #: pins: tags that its worker must have, and bytes of its device; 0: any
+    worker_tags: Mapped[list[str]] = mapped_column(default=list, server_default=text("'[]'"))
+    min_memory: Mapped[int] = mapped_column(default=0, server_default=text("0"))
+    #: API key that it was submitted with, if that has a limit of running jobs
+    key_id: Mapped[str | None]
 
     #: while running: fetching, loading, patching, sampling, uploading
     stage: Mapped[str | None]
@@ -109,6 +114,8 @@ class Job(Base):
     checkpoint_step: Mapped[int | None]
     #: the attempt that is asked to give way to a more urgent job
     preempt_attempt: Mapped[int | None]
+    #: when it was last asked
+    preempted_at: Mapped[datetime | None]
     #: of a job that makes no pictures: what it made, with a report
     result: Mapped[dict[str, Any] | None]
     webhook: Mapped[str | None]

@@ -20,6 +20,8 @@ class User(Base):
     role: Mapped[str] = mapped_column(default="artist")
     #: weight in fair sharing between users
     share_weight: Mapped[float] = mapped_column(default=1.0)
+    #: jobs on workers at once; 0: no limit, None: the setting's
+    running_limit: Mapped[int | None]
     created_at: Mapped[datetime]
 
 
@@ -33,6 +35,8 @@ class ApiKey(Base):
     prefix: Mapped[str] = mapped_column(unique=True)
     hash: Mapped[str]
     label: Mapped[str] = mapped_column(default="")
+    #: of its jobs, on workers at once; None: no limit of its own
+    running_limit: Mapped[int | None]
     created_at: Mapped[datetime]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]

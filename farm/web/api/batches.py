@@ -159,6 +159,7 @@ def submit_rows(query: BatchQuery) -> Response:
                 limits=services().limits,
                 now=services().now(),
                 dry_run=dry_run,
+                key_id=user.limited_key,
             )
             _refuse_wrong_rows(read.problems(result.errors) if read is not None else result.errors)
             return result

@@ -85,6 +85,41 @@ class SamplerList(BaseModel):
     items: list[SamplerView]
 
 
+class UserView(BaseModel):
+    id: str
+    name: str
+    role: Literal["admin", "operator", "artist"]
+    share_weight: float
+    running_limit: int | None = Field(
+        description="Jobs on workers at once; 0: no limit, null: the setting's."
+    )
+    created_at: datetime
+
+
+class UserList(BaseModel):
+    items: list[UserView]
+
+
+class KeyView(BaseModel):
+    """An API key without its secret."""
+
+    id: str
+    prefix: str
+    label: str
+    running_limit: int | None = Field(description="Jobs sent with it that may be on workers at once.")
+    created_at: datetime
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+class KeyMade(KeyView):
+    key: str = Field(description="The key itself; only this answer has it.")
+
+
+class KeyList(BaseModel):
+    items: list[KeyView]
+
+
 class PresetView(BaseModel):
     id: str
     name: str
@@ -144,6 +179,7 @@ class WorkerView(BaseModel):
     state: Literal["up", "draining", "gone"]
     device: str
     device_name: str
+    tags: list[str] = Field(description="For jobs that ask for them with `worker_tags`.")
     memory_total: int
     memory_free: int
     models: list[dict[str, Any]]

@@ -45,7 +45,9 @@ def extract_lora() -> Response:
     asked = parse_extract(spec_of_body())
 
     def act(session: Any) -> tuple[int, dict[str, Any], dict[str, str]]:
-        job_id = submit_extraction(session, user.id, asked, limits=services().limits, now=services().now())
+        job_id = submit_extraction(
+            session, user.id, asked, limits=services().limits, now=services().now(), key_id=user.limited_key
+        )
         session.flush()
         view = shown.job(views.job_view(session, user.id, job_id))
         return 202, view, {"Location": f"{PREFIX}/jobs/{job_id}"}

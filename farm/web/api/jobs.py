@@ -95,7 +95,7 @@ def submit_job(query: SubmitQuery) -> Response:
             return jsonify({"valid": True, "errors": [], "dry_run": True, **shown.prepared(session, found)})
 
     def act(session: Any) -> tuple[int, dict[str, Any], dict[str, str]]:
-        job_id = submit(session, user.id, spec, limits=limits, now=services().now())
+        job_id = submit(session, user.id, spec, limits=limits, now=services().now(), key_id=user.limited_key)
         session.flush()
         view = shown.job(views.job_view(session, user.id, job_id))
         return 202, view, {"Location": f"{PREFIX}/jobs/{job_id}"}

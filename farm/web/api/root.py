@@ -8,11 +8,11 @@ from typing import Any
 from flask import Response, jsonify, request
 from flask_openapi.openapi import OpenAPI
 
-from farm.web.api import adapters, batches, events, extractions, fleet, images, jobs, presets
+from farm.web.api import adapters, batches, events, extractions, fleet, images, jobs, people, presets
 from farm.web.api.common import PREFIX, Json, declared_json
 from farm.web.auth import public
 
-RESOURCES = (jobs, batches, adapters, extractions, images, fleet, presets, events)
+RESOURCES = (jobs, batches, adapters, extractions, images, fleet, people, presets, events)
 
 
 def register(app: OpenAPI) -> None:

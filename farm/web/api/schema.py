@@ -147,6 +147,8 @@ class JobView(BaseModel):
     count: int
     priority: Priority
     tags: list[str]
+    worker_tags: list[str] = Field(description="Tags that its worker must have.")
+    min_memory: int | None = Field(description="Bytes that its worker's device must have.")
     webhook: str | None
     linear_curves: bool
     frames: int | None

@@ -161,6 +161,7 @@ def _submit(
         limits=services().limits,
         now=services().now(),
         dry_run=only_check,
+        key_id=current_user().limited_key,
     )
     return result, source.problems(result.errors), first
 

@@ -61,7 +61,12 @@ def act() -> str | Response | tuple[str, int]:
                     session, form, strip=strip, second=second, warnings=found.warnings, sentence=sentence
                 )
             job_id = submit(
-                session, user.id, forms.spec_of(form), limits=services().limits, now=services().now()
+                session,
+                user.id,
+                forms.spec_of(form),
+                limits=services().limits,
+                now=services().now(),
+                key_id=user.limited_key,
             )
             session.commit()
         except BadRequest as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from farm.errors import BadRequest, Problem
+from farm.jobs.pins import memory_text
 from farm.jobs.spec import from_text
 
 #: fields of a job that the form has
@@ -27,6 +28,8 @@ FIELDS = (
     "hr_scale",
     "hr_steps",
     "hr_strength",
+    "worker_tags",
+    "min_memory",
 )
 BLANK: Mapping[str, str] = {**dict.fromkeys(FIELDS, ""), "count": "1", "priority": "normal"}
 
@@ -42,8 +45,21 @@ def spec_of(form: Mapping[str, str]) -> dict[str, Any]:
 
 
 def form_of(spec: Mapping[str, Any]) -> dict[str, str]:
-    """What stands in the form for a job's spec."""
-    return {name: "" if spec.get(name) is None else f"{spec[name]}" for name in FIELDS}
+    """What stands in the form for a job's spec.
+
+    >>> form = form_of({"prompt": "a fox", "steps": 20, "worker_tags": ["a100"], "min_memory": 24 * 10**9})
+    >>> form["steps"], form["worker_tags"], form["min_memory"], form["seed"]
+    ('20', 'a100', '24GB', '')
+    """
+    return {name: _text(name, spec.get(name)) for name in FIELDS}
+
+
+def _text(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if name == "worker_tags":
+        return " ".join(value)
+    return memory_text(value) if name == "min_memory" and isinstance(value, int) else f"{value}"
 
 
 def by_field(problems: Iterable[Problem]) -> defaultdict[str, list[Problem]]:

@@ -138,13 +138,16 @@ def priority(job_id: str) -> Response:
 @blueprint.post("/jobs/<id:job_id>/again")
 def again(job_id: str) -> Response:
     """Queue the very same job, same seed and all, as a new one."""
-    owner = current_user().id
+    user = current_user()
+    owner = user.id
     with services().sessions() as session:
         job = views.job_view(session, owner, job_id)
         if job["kind"] != Kind.RENDER:
             raise BadRequest("only a picture is rendered again", "fill in the form of this job anew")
         spec = {name: job[name] for name in forms.FIELDS if job.get(name) is not None}
-        new = submit(session, owner, spec, limits=services().limits, now=services().now())
+        new = submit(
+            session, owner, spec, limits=services().limits, now=services().now(), key_id=user.limited_key
+        )
         session.commit()
     notify.job_changed(services(), owner, new, "queued")
     return redirect(f"/jobs/{new}", 303)

@@ -65,6 +65,7 @@ def act() -> str | Response | tuple[str, int]:
                 parse_extract(_asked(filled, strengths)),
                 limits=services().limits,
                 now=services().now(),
+                key_id=user.limited_key,
             )
             session.commit()
         except BadRequest as error:

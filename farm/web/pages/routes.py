@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Flask, g, render_template
 
-from farm.jobs import views
+from farm.jobs import pins, views
 from farm.web.auth import current_user
 from farm.web.pages import (
     assets,
@@ -74,6 +74,7 @@ def register(app: Flask, services: Services) -> None:
         job_title=words.title,
         job_words=words.job_words,
         progress=words.progress,
+        pins_words=lambda job: pins.in_words(job["min_memory"] or 0, job["worker_tags"]),
         state_word=lambda state: words.STATES.get(state, state),
         base_word=lambda base: words.BASE_MODELS.get(base, base),
         type_word=lambda type_: words.TYPES.get(type_, type_),

@@ -123,8 +123,8 @@ def test_pins_are_respected_and_a_pin_that_nobody_meets_is_told() -> None:
     made = decide([job(1, need=large), job(2, need=tagged), job(3)], [small])
     assert [item.job_id for item in made.assignments] == ["job_00003"]
     told = {item.job_id: why_waiting(large if "1" in item.job_id else tagged, item) for item in made.outlooks}
-    assert told["job_00001"] == "no worker that is up has the 24 GB that it needs"
-    assert told["job_00002"] == "no worker that is up has the tag studio"
+    assert told["job_00001"] == "no worker with 24 GB is up"
+    assert told["job_00002"] == "no worker tagged studio is up"
     fits = worker(2, busy=50, memory=24_000_000_000, tags=("studio",), slots=5)
     made = decide([job(1, need=large), job(2, need=tagged)], [small, fits])
     assert {item.worker_id for item in made.assignments} == {"w2"}

@@ -9,7 +9,7 @@ const head = document.getElementById("estimate-head");
 const words = document.getElementById("estimate");
 const warnings = document.getElementById("warnings");
 const beside = document.getElementById("prompt-problems");
-const FIELDS = ["negative_prompt", "model", "width", "height", "steps", "guidance_scale", "sampler", "seed", "count", "frames", "fps", "hr_scale", "hr_steps", "hr_strength"];
+const FIELDS = ["negative_prompt", "model", "width", "height", "steps", "guidance_scale", "sampler", "seed", "count", "frames", "fps", "hr_scale", "hr_steps", "hr_strength", "worker_tags", "min_memory"];
 
 let timer = 0;
 let running = null;

@@ -5,7 +5,7 @@ import { park, parked } from "./cards.js";
 import { changed, data, form, onChange, spec } from "./state.js";
 
 const DRAFT = "farm-draft";
-const FIELDS = ["prompt", "negative_prompt", "model", "width", "height", "steps", "guidance_scale", "sampler", "seed", "count", "priority", "frames", "fps", "hr_scale", "hr_steps", "hr_strength"];
+const FIELDS = ["prompt", "negative_prompt", "model", "width", "height", "steps", "guidance_scale", "sampler", "seed", "count", "priority", "frames", "fps", "hr_scale", "hr_steps", "hr_strength", "worker_tags", "min_memory"];
 const veil = document.getElementById("drop-veil");
 
 /** Fills the form from a job's spec; with `all`, fields that it lacks become empty. */
@@ -14,7 +14,8 @@ export function fill(found, { all = false } = {}) {
   for (const name of FIELDS) {
     const field = form.elements[name];
     if (!field || (found[name] === undefined && !all)) continue;
-    const value = found[name] ?? { count: 1, priority: "normal", model: data.models[0]?.name }[name] ?? "";
+    const given = found[name] ?? { count: 1, priority: "normal", model: data.models[0]?.name }[name] ?? "";
+    const value = Array.isArray(given) ? given.join(" ") : given;
     const before = field.value;
     field.value = value;
     if (field.value !== String(value)) {
@@ -24,6 +25,7 @@ export function fill(found, { all = false } = {}) {
   }
   if (form.elements.negative_prompt.value) form.querySelector(".negative").open = true;
   if (form.elements.hr_scale.value) document.getElementById("hires").open = true;
+  if (form.elements.worker_tags.value || form.elements.min_memory.value) document.getElementById("where").open = true;
   changed("recall");
   return missing;
 }

@@ -11,6 +11,7 @@ const sheet = document.getElementById("settings");
 const video = document.getElementById("video-fields");
 const hires = document.getElementById("hires");
 const hiresWord = document.getElementById("hires-word");
+const whereWord = document.getElementById("where-word");
 const opener = document.getElementById("open-settings");
 
 /** Sides of a shape with about as many pixels as the model's own size, in steps that the model can do. */
@@ -57,6 +58,8 @@ function show() {
   hires.hidden = model ? !model.second_pass : false;
   const scale = Number(form.elements.hr_scale.value);
   hiresWord.textContent = secondPass() && scale > 1 ? `${grown(now[0], scale)} × ${grown(now[1], scale)}` : "off";
+  const { min_memory: memory, worker_tags: tags } = form.elements;
+  whereWord.textContent = [memory.value.trim(), tags.value.trim()].filter(Boolean).join(" · ") || "any worker";
   const kept = seed.value.trim() !== "";
   lock.setAttribute("aria-pressed", String(kept));
   seedWord.textContent = kept ? "kept" : "new each time";

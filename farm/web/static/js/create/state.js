@@ -50,6 +50,9 @@ export function spec() {
     const value = form.elements[name]?.value ?? "";
     if (value.trim()) asked[name] = value;
   }
+  const wanted = form.elements.worker_tags.value.trim().toLowerCase();
+  if (wanted) asked.worker_tags = wanted.split(/[\s,]+/).filter(Boolean);
+  if (form.elements.min_memory.value.trim()) asked.min_memory = form.elements.min_memory.value.trim();
   for (const name of ["width", "height", "steps", "guidance_scale", "seed", "count", "frames", "fps", "hr_scale", "hr_steps", "hr_strength"]) {
     const value = form.elements[name]?.value.trim();
     if (!value || (name.startsWith("hr_") && !secondPass()) || (["frames", "fps"].includes(name) && !makesVideos())) continue;
