@@ -133,6 +133,8 @@ def _view(
         "cache_misses": report.cache_misses,
         "hit_rate": report.cache_hits / asked if asked else None,
         "bytes_fetched": report.bytes_fetched,
+        "bytes_prefetched": report.bytes_prefetched,
+        "prefetch_hits": report.prefetch_hits,
         "jobs_done": report.jobs_done,
         "jobs": jobs,
         "seconds_per_step": dict(report.seconds_per_step),

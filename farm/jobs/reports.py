@@ -43,6 +43,10 @@ class WorkerReport:
     cache_hits: int = 0
     cache_misses: int = 0
     bytes_fetched: int = 0
+    #: of files of jobs that were only expected
+    bytes_prefetched: int = 0
+    #: such files that a job then found ready
+    prefetch_hits: int = 0
     jobs_done: int = 0
     #: ids of the jobs it works on
     current: tuple[str, ...] = ()

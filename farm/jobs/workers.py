@@ -32,7 +32,7 @@ class WorkerOrders:
     gone: bool
     #: how often it was asked to load its models afresh
     reloads: int = 0
-    #: the waiting job that it is expected to be given next
+    #: the waiting job whose files it should have early: what it is expected to be given next, or an adapter in demand
     next_job: str | None = None
 
 
@@ -89,7 +89,7 @@ def beat(session: Session, worker_id: str, report: WorkerReport, now: datetime) 
 
 
 def note_next(session: Session, nexts: Mapping[str, str]) -> None:
-    """Keep which waiting job each worker (by id) is expected to be given next; rows that say so already stay."""
+    """Keep which waiting job's files each worker (by id) should have early; rows that say so already stay."""
     stand = session.execute(select(Worker.id, Worker.next_job).where(Worker.state != "gone")).all()
     rows = [
         {"worker": row.id, "job": nexts.get(row.id)} for row in stand if row.next_job != nexts.get(row.id)

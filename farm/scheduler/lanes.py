@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 from farm.jobs.pins import met
 from farm.scheduler.group import Group, Need
-from farm.scheduler.score import Rates, start_cost
+from farm.scheduler.score import Rates, start_cost, toll
 
 #: Soonest free lanes that are looked at per shelf and kind (with room, and full).
 TOP = 4
+#: Lanes, soonest free first, that are known by an adapter on their disk: more would not be looked at, and disks are large.
+STORED = 32
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -42,7 +44,7 @@ class WorkerView:
 class Lane:
     """One worker during planning: its view, moved on by what was given to it."""
 
-    __slots__ = ("busy", "kept", "model_key", "more", "shelved", "slots", "view")
+    __slots__ = ("busy", "crowd", "kept", "model_key", "more", "shelved", "slots", "view")
 
     def __init__(self, view: WorkerView):
         self.view = view
@@ -51,6 +53,8 @@ class Lane:
         self.model_key = view.model_key
         #: of `busy`, seconds kept for jobs that wait for it
         self.kept = 0.0
+        #: share of the fleet's workers that are busy
+        self.crowd = 0.0
         #: adapters that come with what was given
         self.more = _NOTHING
         #: `busy`, and whether it had room, when the shelves were built
@@ -63,26 +67,49 @@ class Lane:
         """How many of the adapters it will have in memory."""
         return sum(self.holds(sha) for sha, _ in need.adapters)
 
+    def lacks(self, need: Need) -> bool:
+        """Whether a file of it is not on this worker, nor comes with what was given."""
+        disk = self.view.disk
+        files = all(self.holds(sha) or sha in disk for sha, _ in need.adapters)
+        return not files or (self.model_key != need.model_key and need.model_key not in disk)
+
     def cost(self, need: Need) -> float:
         """Seconds from a free device to the first step."""
+        return self._count(need)[0]
+
+    def start(self, need: Need) -> float:
+        """Seconds until the first step."""
+        return self.busy + self.cost(need)
+
+    def price(self, need: Need) -> float:
+        """`cost`, and what it takes from others: that counts the more, the fewer workers are idle."""
+        seconds, extra = self._count(need)
+        return seconds + self.crowd * extra
+
+    def bid(self, need: Need) -> float:
+        """What workers are chosen by, the least first: `start` at its price."""
+        return self.busy + self.price(need)
+
+    def _count(self, need: Need) -> tuple[float, float]:
+        """Seconds of `start_cost` and of `toll`."""
         view, more = self.view, self.more
         held = view.adapters
         cold = [item for item in need.adapters if item[0] not in held and item[0] not in more]
         model_hot = self.model_key == need.model_key
         if model_hot and not cold:
-            return 0.0
+            return 0.0, 0.0
         disk = view.disk
-        return start_cost(
+        cold_bytes = sum([size for sha, size in cold if sha not in disk])
+        seconds = start_cost(
             view.rates,
             model_key=need.model_key,
             model_hot=model_hot,
             model_bytes=0 if need.model_key in disk else need.model_bytes,
-            cold_bytes=sum([size for sha, size in cold if sha not in disk]),
+            cold_bytes=cold_bytes,
             cold_adapters=len(cold),
         )
-
-    def start(self, need: Need) -> float:
-        return self.busy + self.cost(need)
+        displaced = None if model_hot else self.model_key
+        return seconds, toll(view.rates, displaced=displaced, cold_bytes=cold_bytes)
 
     def work(self, group: Group) -> float:
         """Device seconds of one job of the group, once started."""
@@ -158,24 +185,20 @@ class Fleet:
         self.lanes = [Lane(view) for view in workers]
         self.needs = set(needs)
         self.looked = 0
+        crowd = sum(lane.busy > 0 for lane in self.lanes) / max(1, len(self.lanes))
+        for lane in self.lanes:
+            lane.crowd = crowd
         self.shelve()
 
     def shelve(self) -> None:
         """Sort the lanes as they are onto shelves; a shelf is built when it is first asked for."""
         wanted = {sha for need in self.needs for sha, _ in need.adapters}
-        kinds: dict[object, list[Lane]] = {}
+        kinds: dict[object, list[Lane]] = self._stored(wanted)
         for lane in self.lanes:
             lane.shelved = lane.busy, lane.slots > 0
-            model = ("model", lane.model_key)
-            if model in kinds:
-                kinds[model].append(lane)
-            else:
-                kinds[model] = [lane]
+            kinds.setdefault(("model", lane.model_key), []).append(lane)
             for sha in wanted & (lane.view.adapters | lane.more if lane.more else lane.view.adapters):
-                if sha in kinds:
-                    kinds[sha].append(lane)
-                else:
-                    kinds[sha] = [lane]
+                kinds.setdefault(("adapter", sha), []).append(lane)
         for need in self.needs:
             if need.pinned:
                 kinds[need] = [lane for lane in self.lanes if lane.view.suits(need)]
@@ -183,10 +206,24 @@ class Fleet:
         self._shelves: dict[object, Shelf] = {}
         self._all = Shelf(self.lanes)
 
+    def _stored(self, wanted: set[str]) -> dict[object, list[Lane]]:
+        """Lanes by the wanted adapters on their disks."""
+        kinds: dict[object, list[Lane]] = {}
+        scarce = set(wanted)
+        for lane in sorted(self.lanes, key=lambda lane: (lane.busy, lane.view.name)):
+            if not scarce:
+                break
+            for sha in scarce & lane.view.disk:
+                lanes = kinds.setdefault(("disk", sha), [])
+                lanes.append(lane)
+                if len(lanes) >= STORED:
+                    scarce.discard(sha)
+        return kinds
+
     def best(self, need: Need, *, room: bool = False) -> Lane | None:
-        """The lane that would start `need` soonest, among those with room only if asked; None: no lane suits."""
+        """The lane with the least bid for `need`, among those with room only if asked; None: no lane suits."""
         best: Lane | None = None
-        start = 0.0
+        least = 0.0
         pinned = need.pinned
         for shelf in self._of(need, pinned=pinned):
             for lane in shelf.soonest():
@@ -194,17 +231,33 @@ class Fleet:
                 if (room and lane.slots <= 0) or (pinned and not lane.view.suits(need)):
                     continue
                 if best is None:
-                    best, start = lane, lane.start(need)
-                elif lane.busy <= start:
-                    # no lane starts before it is free: the others need not be asked what it costs there
-                    at = lane.start(need)
-                    if at < start or (at == start and lane.view.name < best.view.name):
-                        best, start = lane, at
+                    best, least = lane, lane.bid(need)
+                elif lane.busy <= least:
+                    # no lane bids less than the time until it is free: the others need not be asked what it costs there
+                    bid = lane.bid(need)
+                    if bid < least or (bid == least and lane.view.name < best.view.name):
+                        best, least = lane, bid
         return best
+
+    def soonest(self) -> list[Lane]:
+        """A few lanes that are free soonest."""
+        return list(self._all.soonest())
+
+    def with_model(self, model_key: str) -> list[Lane]:
+        """A few lanes that are free soonest, of those that will have this model."""
+        kind = ("model", model_key)
+        return list(self._shelf(kind).soonest()) if kind in self._kinds else []
+
+    def holders(self, sha: str) -> list[Lane]:
+        """Lanes that have a wanted adapter in memory or on disk; of very many, some."""
+        return list(
+            dict.fromkeys(lane for place in ("adapter", "disk") for lane in self._kinds.get((place, sha), ()))
+        )
 
     def _of(self, need: Need, *, pinned: bool) -> Iterator[Shelf]:
         yield self._shelf(need) if pinned else self._all
-        for kind in (("model", need.model_key), *[sha for sha, _ in need.adapters]):
+        where = [(place, sha) for sha, _ in need.adapters for place in ("adapter", "disk")]
+        for kind in (("model", need.model_key), *where):
             if kind in self._kinds:
                 yield self._shelf(kind)
 

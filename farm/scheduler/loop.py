@@ -217,9 +217,7 @@ class Scheduler:
                     make_room(session, handover, now, epoch)
             outlooks = [item for item in made.outlooks if item.job_id not in given]
             self._explain(session, snapshot, outlooks)
-            # soonest first: the first job foreseen on a worker is what it gets next
-            soonest = {item.worker.id: item.job_id for item in reversed(outlooks) if item.worker is not None}
-            workers.note_next(session, soonest)
+            workers.note_next(session, made.prefetch)
             self._keep_ledger(session)
         for item in done:
             self._effects.send(item.worker_id, item.job_id, item.attempt + 1)

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from farm.scheduler.ahead import Replica, orders, replicas
 from farm.scheduler.group import Group, GroupKey
 from farm.scheduler.held import Held
 from farm.scheduler.lanes import Fleet, Lane, WorkerView
@@ -82,6 +83,8 @@ class Outlook:
     #: adapters that the worker will hold by then, of all that the job needs
     adapters_hot: int = 0
     model_hot: bool = False
+    #: something of it is neither there nor on its way
+    lacks: bool = False
     #: what holds it, when it is not the queue: a pause, the user's or the key's limit, a pin that nobody meets
     hold: Pause | str | None = None
 
@@ -91,6 +94,8 @@ class Plan:
     assignments: list[Assignment]
     #: of what stays waiting, soonest first
     outlooks: list[Outlook]
+    #: by worker, the waiting job whose files it should have at hand early
+    prefetch: Mapping[str, str]
     ledger: Ledger
     #: (group, lane) pairs looked at: what a round costs
     looked: int
@@ -104,10 +109,17 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
     """
     this = _Round(snapshot, now.timestamp())
     this.give()
-    ledger = this.ledger()
+    more = this.replicas()
+    ledger = this.ledger(more)
     looked = this.looked + this.fleet.looked
     outlooks = this.foresee() if snapshot.foresee else []
-    return Plan(assignments=this.assignments, outlooks=outlooks, ledger=ledger, looked=looked)
+    return Plan(
+        assignments=this.assignments,
+        outlooks=outlooks,
+        prefetch=orders(((o.worker.id, o.job_id, o.lacks) for o in outlooks if o.worker), more),
+        ledger=ledger,
+        looked=looked,
+    )
 
 
 class _Round:
@@ -167,7 +179,7 @@ class _Round:
                 continue
             need = item.group.key.need
             best = self.fleet.best(need) or lane
-            if best.slots <= 0 and best.start(need) < lane.start(need):
+            if best.slots <= 0 and best.bid(need) < lane.bid(need):
                 if self._now - item.created < PATIENCE_SECONDS and item.passed < MAX_PASSED:
                     self._wait_for(item, best, lane)
                     aside[name] = aside.get(name, 0) + 1
@@ -184,7 +196,7 @@ class _Round:
     def _wait_for(self, item: Open, best: Lane, lane: Lane) -> None:
         """Keep as many jobs of the group for the full lane `best` as would start there sooner than on `lane`."""
         need, work = item.group.key.need, max(1e-3, best.work(item.group))
-        count = min(item.left(), int((lane.start(need) - best.start(need)) / work) + 1)
+        count = min(item.left(), int((lane.bid(need) - best.bid(need)) / work) + 1)
         item.reserved += count
         best.keep(count * work)
         if item.left() <= 0:
@@ -245,11 +257,17 @@ class _Round:
         need = item.group.key.need
         if need.pinned and not lane.view.suits(need):
             return best
-        shift = 0.0 if item.passed >= MAX_PASSED else min(lane.cost(need) * self._haste, self._most)
+        shift = 0.0 if item.passed >= MAX_PASSED else min(lane.price(need) * self._haste, self._most)
         entry = (place[0] + shift, place[1], item)
         return entry if best is None or entry[:2] < best[:2] else best
 
-    def ledger(self) -> Ledger:
+    def replicas(self) -> dict[str, Replica]:
+        """Workers that should hold an adapter in demand too."""
+        keys = ((item, item.group.key) for item in self._opens)
+        opens = [item for item, key in keys if not self._quota.full(key.owner_id, key.key_id)]
+        return replicas(self.fleet, opens, self._snapshot.ledger.ahead)
+
+    def ledger(self, more: Mapping[str, Replica]) -> Ledger:
         """What the next round starts from."""
         passed: dict[GroupKey, int] = {}
         for times in self._given.values():
@@ -262,7 +280,8 @@ class _Round:
                 if count:
                     passed[key] = count
         waiting = {item.group.key.owner_id for item in self._opens if item.taken < len(item.group.heads)}
-        return self.turns.close(passed, waiting)
+        ahead = {worker_id: replica.sha for worker_id, replica in more.items()}
+        return self.turns.close(passed, waiting, ahead)
 
     def foresee(self) -> list[Outlook]:
         """The same choices, made as if every lane took what comes whenever it is free."""
@@ -290,6 +309,7 @@ class _Round:
                     yours=ahead.get(key.owner_id, 0),
                     adapters_hot=best.hot(key.need),
                     model_hot=best.model_key == key.need.model_key,
+                    lacks=best.lacks(key.need),
                 )
             )
             ahead[key.owner_id] = ahead.get(key.owner_id, 0) + 1

@@ -34,6 +34,8 @@ class Ledger:
     floor: float = 0.0
     #: how many younger jobs of the same user and class went before the group's oldest
     passed: Mapping[GroupKey, int] = field(default_factory=dict)
+    #: by worker, the adapter in demand that it was told to hold too
+    ahead: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """What a new leader is to know; who was passed over is counted anew."""
@@ -80,7 +82,12 @@ class Open:
     def head(self) -> Head:
         return self.group.heads[self.taken]
 
+    def waiting(self) -> int:
+        """Heads that no lane was given."""
+        return len(self.group.heads) - self.taken
+
     def left(self) -> int:
+        """Of these, those that do not wait for a certain lane."""
         return len(self.group.heads) - self.taken - self.reserved
 
 
@@ -180,13 +187,16 @@ class Turns:
                 insort(order, (after, owner))
         self.virtual[owner] = after
 
-    def close(self, passed: Mapping[GroupKey, int], waiting: Collection[str]) -> Ledger:
+    def close(
+        self, passed: Mapping[GroupKey, int], waiting: Collection[str], ahead: Mapping[str, str]
+    ) -> Ledger:
         """The ledger after the round; `waiting`: users who still wait."""
         floor = min((self._of(owner) for owner in waiting), default=self._floor)
         return Ledger(
             virtual={owner: value for owner, value in self.virtual.items() if value > floor},
             floor=floor,
             passed=passed,
+            ahead=ahead,
         )
 
     def _of(self, owner: str) -> float:

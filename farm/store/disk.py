@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -120,23 +121,40 @@ class DiskCache:
     def total_bytes(self) -> int:
         return sum(blob.size for blob in self._blobs())
 
+    def holds(self, sha256: str, size: int) -> bool:
+        """Whether a file of this name and size lies here; `get` looks into it."""
+        try:
+            return self.path(sha256).stat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    def try_room(self, size: int, idle_seconds: float) -> bool:
+        """`make_room`, but of files that were not used for so long only; whether there is room now."""
+        self._make_room(size, self._clock.now().timestamp() - idle_seconds)
+        return self.total_bytes() + size <= self._limit
+
     def make_room(self, size: int) -> int:
         """Evict least recently used files until `size` more bytes fit the limit; returns the bytes freed.
 
         What is pinned stays, so a limit smaller than what is worked with at once is exceeded rather than fatal.
         """
+        freed, excess = self._make_room(size, math.inf)
+        if excess > freed:
+            log.warning("disk_cache_over_limit", limit_bytes=self._limit, over_bytes=excess - freed)
+        return freed
+
+    def _make_room(self, size: int, before: float) -> tuple[int, int]:
+        """Evict of what was used before that time; the bytes freed, and those that were too many."""
         freed = 0
         with self.locked("evict"):
             blobs = sorted(self._blobs(), key=lambda blob: blob.used)
             excess = sum(blob.size for blob in blobs) + size - self._limit
             for blob in blobs:
-                if excess <= freed:
+                if excess <= freed or blob.used >= before:
                     break
                 if self._evict(blob.path):
                     freed += blob.size
-        if excess > freed:
-            log.warning("disk_cache_over_limit", limit_bytes=self._limit, over_bytes=excess - freed)
-        return freed
+        return freed, excess
 
     @contextmanager
     def temporary_folder(self) -> Iterator[Path]:
@@ -259,6 +277,17 @@ class DiskCache:
         with (self.folder / "locks" / name).open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def try_locked(self, name: str) -> Iterator[bool]:
+        """As `locked`, without waiting: whether it was free."""
+        with (self.folder / "locks" / name).open("wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
 
 def _hash(file: BinaryIO) -> str:

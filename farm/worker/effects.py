@@ -60,6 +60,8 @@ class Effects:
     # the store
     #: write the file with this hash to the path
     fetch: Callable[[str, Path], None]
+    #: bytes of the file with this hash, from a position on, at most so many
+    fetch_part: Callable[[str, int, int], bytes]
     #: write a file of this media type, make sure that it is there, return its hash
     upload: Callable[[str, bytes, str], str]
     #: the content of an object
@@ -164,6 +166,9 @@ def store_effects(store: Store) -> Mapping[str, Any]:
     def fetch(sha256: str, path: Path) -> None:
         store.download(keys.blob(sha256), path)
 
+    def fetch_part(sha256: str, start: int, length: int) -> bytes:
+        return store.get_range(keys.blob(sha256), start, length)
+
     def upload(key: str, data: bytes, media_type: str) -> str:
         sha256 = store.put_bytes(key, data, media_type)
         store.verify(key, size=len(data), sha256=sha256)
@@ -176,5 +181,5 @@ def store_effects(store: Store) -> Mapping[str, Any]:
             store.verify(key, size=size, sha256=sha256)
 
     return {
-        "fetch": fetch, "upload": upload, "keep": keep, "read": store.get_bytes, "discard": store.delete,
+        "fetch": fetch, "fetch_part": fetch_part, "upload": upload, "keep": keep, "read": store.get_bytes, "discard": store.delete,
     }  # fmt: skip

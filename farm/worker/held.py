@@ -30,6 +30,8 @@ class Timings:
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(Stage, 0.0))
     bytes_fetched: int = 0
+    #: bytes that had been fetched before the job came
+    prefetched: int = 0
     cache_hits: int = 0
     cache_misses: int = 0
     model_hit: bool = False
@@ -38,6 +40,7 @@ class Timings:
         return {
             **{stage: round(seconds, 4) for stage, seconds in self.seconds.items()},
             "bytes_fetched": self.bytes_fetched,
+            "prefetched": self.prefetched,
             "cache_hits": self.cache_hits,
             "cache_misses": self.cache_misses,
             "model_hit": self.model_hit,
@@ -110,6 +113,9 @@ class Hands:
         #: of all jobs since the start of this process
         self.done = 0
         self.bytes_fetched = 0
+        #: of jobs that were only expected, and how many of their files a job then found
+        self.bytes_prefetched = 0
+        self.prefetch_hits = 0
         self.cache_hits = 0
         self.cache_misses = 0
 

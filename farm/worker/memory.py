@@ -26,6 +26,8 @@ A = TypeVar("A", bound=_Sized)
 class _Kept(Generic[A]):
     adapter: A
     users: int = 0
+    #: made ready before any job asked, and not used yet
+    early: bool = False
 
 
 class AdapterCache(Generic[A]):
@@ -59,6 +61,30 @@ class AdapterCache(Generic[A]):
                 kept.users -= 1
                 self._shrink()
 
+    def make_ready(self, sha256: str, model_key: str, load: Callable[[], A]) -> bool:
+        """Hold an adapter before a job asks for it; False when it was hot already, or nothing may be held unused.
+
+        At most a quarter of the limits (one at least, by count) is held for jobs that may not come; what a job uses stays.
+        """
+        key = (sha256, model_key)
+        with self._lock:
+            if key in self._kept or not self._limit_count:
+                return False
+            loading = self._loading.setdefault(key, threading.Lock())
+        with loading:
+            with self._lock:
+                if key in self._kept:
+                    return False
+            adapter = load()
+            with self._lock:
+                if adapter.bytes <= self._limit_bytes // 4:
+                    self._drop_early(
+                        max(1, self._limit_count // 4) - 1, self._limit_bytes // 4 - adapter.bytes
+                    )
+                    self._kept[key] = _Kept(adapter, early=True)
+                self._shrink()
+                return key in self._kept
+
     def drop(self, sha256: str) -> None:
         """Forget an adapter, for every model; who uses it now keeps it."""
         with self._lock:
@@ -84,6 +110,7 @@ class AdapterCache(Generic[A]):
             kept = self._kept.get(key)
             if kept is not None:
                 kept.users += 1
+                kept.early = False
                 self._kept.move_to_end(key)
             return kept
 
@@ -92,6 +119,13 @@ class AdapterCache(Generic[A]):
             kept = self._kept[key] = _Kept(adapter, users=1)
             self._shrink()
             return kept
+
+    def _drop_early(self, count: int, size: int) -> None:
+        """Of what was made ready and not used, keep the latest so many, of so many bytes."""
+        for key in reversed([key for key, kept in self._kept.items() if kept.early]):
+            count, size = count - 1, size - self._kept[key].adapter.bytes
+            if count < 0 or size < 0:
+                del self._kept[key]
 
     def _shrink(self) -> None:
         self._evict(self._limit_count, self._limit_bytes)

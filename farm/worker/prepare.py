@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -27,8 +27,10 @@ from farm.store.disk import DiskCache
 from farm.store.trees import ManifestFile, Tree, open_tree
 from farm.worker.effects import Effects
 from farm.worker.held import HeldJob
+from farm.worker.layouts import Layouts
 from farm.worker.memory import AdapterCache
 from farm.worker.patience import Patience
+from farm.worker.traffic import Traffic
 
 log = structlog.get_logger(__name__)
 
@@ -74,8 +76,11 @@ class Preparer:
         effects: Effects,
         disk: DiskCache,
         adapters: AdapterCache[Adapter],
+        layouts: Layouts,
         patience: Patience,
         clock: Clock,
+        traffic: Traffic,
+        prefetched: Callable[[str], int],
         *,
         force_reload: bool,
         debug: bool = False,
@@ -83,11 +88,14 @@ class Preparer:
         self._effects = effects
         self._disk = disk
         self._adapters = adapters
+        self._layouts = layouts
         self._patience = patience
         self._clock = clock
+        self._traffic = traffic
+        #: bytes of a file that had been fetched before its job came
+        self._prefetched = prefetched
         self._force_reload = force_reload
         self._debug = debug
-        self._layouts: dict[str, Layout] = {}
 
     def prepare(self, job: JobForWorker, held: HeldJob, *, model_hot: bool) -> Prepared:
         """Fetch, verify and parse what `job` needs; the model's files too, unless it is loaded already.
@@ -126,7 +134,7 @@ class Preparer:
 
     def gather(self, job: JobForWorker, held: HeldJob, pins: ExitStack) -> Gathered:
         """The adapters of `job` in memory until `pins` lets go, and its tags as a plan; raises as `prepare`."""
-        layout = self._layout(job)
+        layout = self._layouts.of(job.model)
         with held.timed(Stage.FETCHING, self._clock):
             adapters = {
                 network.sha256: self._adapter(network, job, layout, held, pins) for network in job.networks
@@ -159,7 +167,10 @@ class Preparer:
         ]
         fetch = partial(self._fetch, held)
         tree = self._patience.until_done("fetch_model", lambda: open_tree(self._disk, manifest, fetch), held)
-        held.timings.bytes_fetched += tree.bytes_fetched
+        for entry in tree.entries:
+            early = self._prefetched(entry.path.name)
+            held.timings.prefetched += early
+            held.timings.bytes_fetched += 0 if entry.hit or early else entry.bytes
         return tree
 
     def _adapter(
@@ -169,16 +180,17 @@ class Preparer:
             self._adapters.drop(network.sha256)
             self._disk.discard(network.sha256)
         began = self._clock.monotonic()
-        fetched = 0
+        early, fetched = self._prefetched(network.sha256), 0
 
         def load() -> Adapter:
-            nonlocal fetched
+            nonlocal early, fetched
             fetch = partial(self._fetch, held, network.sha256)
             entry = self._patience.until_done(
                 "fetch_adapter", lambda: self._disk.get(network.sha256, network.size, fetch), held
             )
             with entry:
-                fetched = 0 if entry.hit else entry.bytes
+                early = early or self._prefetched(network.sha256)
+                fetched = 0 if entry.hit or early else entry.bytes
                 # the mapped file outlives its name, so the pin ends with the parsing
                 return self._effects.load_adapter(entry.path, layout, network.sha256, network.name)
 
@@ -186,6 +198,7 @@ class Preparer:
         held.timings.cache_hits += hit
         held.timings.cache_misses += not hit
         held.timings.bytes_fetched += fetched
+        held.timings.prefetched += early
         log.info(
             "adapter_ready",
             adapter=network.sha256[:12],
@@ -199,15 +212,7 @@ class Preparer:
         # a worker that stops does not begin what others can fetch and render
         self._patience.hands.hand_back_unless(held, float("inf"))
         held.check()
-        self._effects.fetch(sha256, path)
-
-    def _layout(self, job: JobForWorker) -> Layout:
-        key = job.model.key
-        if key not in self._layouts:
-            if len(self._layouts) >= 16:
-                self._layouts.pop(next(iter(self._layouts)))
-            self._layouts[key] = families.layout(job.model.family, job.model.configs)
-        return self._layouts[key]
+        self._traffic.fetch(sha256, path, lambda: self._effects.fetch(sha256, path), held.check)
 
     @staticmethod
     def _plan(job: JobForWorker, layout: Layout) -> Plans:

@@ -32,6 +32,7 @@ class Heartbeat:
         report: Callable[[], WorkerReport],
         register: Callable[[], None],
         reload: Callable[[], None],
+        prefetch: Callable[[str | None], None],
         worker_id: str,
         seconds: float,
     ):
@@ -41,6 +42,7 @@ class Heartbeat:
         self._report = report
         self._register = register
         self._reload = reload
+        self._prefetch = prefetch
         #: orders to reload that were there before this process had loaded anything
         self._reloads: int | None = None
         self._worker_id = worker_id
@@ -54,6 +56,7 @@ class Heartbeat:
             # what it held belongs to others now; it joins again as new
             log.warning("given_up_by_the_leader", held=len(self._hands.current()))
             self._hands.lose_all()
+            self._prefetch(None)
             self._register()
             return
         self._hands.obey(answer)
@@ -64,6 +67,7 @@ class Heartbeat:
             self._hands.draining = orders.drain
             log.info("draining" if orders.drain else "resumed")
             self._progress.worker(self._worker_id, "draining" if orders.drain else "up")
+        self._prefetch(orders.next_job if self._hands.takes_jobs() else None)
 
 
 class Poll:

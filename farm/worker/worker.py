@@ -38,11 +38,13 @@ from farm.worker.effects import Effects, sql_effects, store_effects
 from farm.worker.extract import Extractor
 from farm.worker.held import Hands
 from farm.worker.keeper import Keeper
+from farm.worker.layouts import Layouts
 from farm.worker.measured import measured
 from farm.worker.memory import AdapterCache, ModelCache
 from farm.worker.models import HotModel
 from farm.worker.name import take_name
 from farm.worker.patience import PAUSES, Patience
+from farm.worker.prefetch import Prefetcher
 from farm.worker.prepare import Preparer
 from farm.worker.progress import Progress
 from farm.worker.publish import Publisher
@@ -52,6 +54,7 @@ from farm.worker.render import Renderer
 from farm.worker.resume import Resumer
 from farm.worker.sample import Sampler
 from farm.worker.stages import AHEAD, Runner, Stages
+from farm.worker.traffic import Traffic
 from farm.worker.way import LoraWay
 
 log = structlog.get_logger(__name__)
@@ -117,6 +120,7 @@ class Worker:
         self._progress.start()
         self._keeper.start()
         self._sampler.start()
+        self._prefetcher.start()
         self._heartbeat.start()
         self._poll.start()
         self._consumer.start()
@@ -136,6 +140,7 @@ class Worker:
         finished = not self.hands.current()
         self._poll.close()
         self._heartbeat.close()
+        self._prefetcher.close()
         try:
             self._effects_in_use.leave()
         except DBAPIError as error:
@@ -175,6 +180,8 @@ class Worker:
             cache_hits=self.hands.cache_hits,
             cache_misses=self.hands.cache_misses,
             bytes_fetched=self.hands.bytes_fetched,
+            bytes_prefetched=self.hands.bytes_prefetched,
+            prefetch_hits=self.hands.prefetch_hits,
             jobs_done=self.hands.done,
             current=self.hands.current(),
             version=version("farm"),
@@ -224,12 +231,19 @@ class Worker:
         resumer = Resumer(
             keeper, self.device, clock, seconds=settings.checkpoint_seconds, compiled=settings.compile
         )
+        layouts, traffic = Layouts(), Traffic()
+        self._prefetcher = prefetcher = Prefetcher(
+            effects, self._disk, self._adapters, layouts, traffic, hands, self._models.holds, self._id
+        )
         preparer = Preparer(
             effects,
             self._disk,
             self._adapters,
+            layouts,
             patience,
             clock,
+            traffic,
+            prefetcher.used,
             force_reload=settings.lora_force_reload,
             debug=settings.lora_debug,
         )
@@ -257,6 +271,8 @@ class Worker:
             self.report,
             self._register,
             self._sampler.reload,
+            # a job that loads everything afresh has no use for what came early
+            (lambda job_id: None) if settings.lora_force_reload else prefetcher.order,
             self._id,
             settings.heartbeat_seconds,
         )

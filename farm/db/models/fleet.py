@@ -24,7 +24,7 @@ class Worker(Base):
     drain_requested: Mapped[bool] = mapped_column(default=False)
     #: how often an operator asked it to load its models afresh; the worker obeys when the number grows
     reloads_requested: Mapped[int] = mapped_column(default=0, server_default="0")
-    #: the waiting job that the scheduler expects to give it next: files to fetch ahead of time
+    #: the waiting job whose files it should have early
     next_job: Mapped[str | None]
     #: farm.jobs.reports.WorkerReport as JSON
     report: Mapped[dict[str, Any]]

@@ -46,6 +46,8 @@ class Farm:
         made = plan(snapshot, EPOCH + timedelta(seconds=now))
         self._ledger = made.ledger
         given = [(int(item.job_id), int(item.worker_id)) for item in made.assignments]
+        for worker_id, job_id in made.prefetch.items():
+            fleet.workers[int(worker_id)].prefetch(self._waiting.need(int(job_id)), now)
         for number, _ in given:
             self._waiting.take(number)
         return given

@@ -7,7 +7,7 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from farm.scheduler.group import Group, GroupKey, Head
+from farm.scheduler.group import Group, GroupKey, Head, Need
 from farm.scheduler.simulate.trace import Ask
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -70,6 +70,10 @@ class Waiting:
                 heapq.heappush(queue.rest, place)
                 self._part(place[1])
         return tuple(members.made or self._make(key, members) for key, members in self._members.items())
+
+    def need(self, number: int) -> Need:
+        """What a job that waits needs."""
+        return self._asks[number][0].key.need
 
     def take(self, number: int) -> None:
         """A job that was in sight is given out."""
