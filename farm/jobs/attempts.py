@@ -16,14 +16,14 @@ from sqlalchemy.orm import Session, aliased
 from farm.db.models import Attempt, Image, Job
 from farm.ids import new_ids
 from farm.jobs.guesses import first_guess
-from farm.jobs.leading import assign, lose, note_first_estimates, note_send, unassign
+from farm.jobs.leading import assign, assign_all, lose, note_first_estimates, note_send, unassign
 from farm.jobs.loading import JobForWorker, ModelFiles, load_for_worker
 from farm.jobs.moves import RELEASED, end_attempt, end_well, move, pause, runs, unless_cancelled
 from farm.jobs.states import HELD, State
 
 __all__ = [
-    "Beat", "HeartbeatAnswer", "JobForWorker", "ModelFiles", "NewImage", "assign", "assigned_to", "cancelled", "claim", "fail",
-    "hand_back", "heartbeat", "load_for_worker", "lose", "note_first_estimates", "note_send", "pause", "retry_later", "succeed",
+    "Beat", "HeartbeatAnswer", "JobForWorker", "ModelFiles", "NewImage", "assign", "assign_all", "assigned_to", "cancelled", "claim",
+    "fail", "hand_back", "heartbeat", "load_for_worker", "lose", "note_first_estimates", "note_send", "pause", "retry_later", "succeed",
     "unassign",
 ]  # fmt: skip
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import cast
 
-from sqlalchemy import ColumnElement, Table, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Integer, String, Table, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from farm.db.models import Job, Lease, Worker
-from farm.db.rows import changed
+from farm.db.rows import changed, table_of
 from farm.jobs import losses
 from farm.jobs.crashes import is_poison
-from farm.jobs.moves import RELEASED, end_attempt, move, unless_cancelled
+from farm.jobs.moves import RELEASED, end_attempt, move, note_moves, unless_cancelled
 from farm.jobs.states import State
 
 _LEASE = "scheduler"
@@ -35,31 +35,47 @@ def assign(
     session: Session, job_id: str, attempt_seen: int, worker_id: str, now: datetime, *, epoch: int
 ) -> bool:
     """Give a waiting job to a worker, as attempt `attempt_seen + 1`; only while `epoch` leads."""
-    moved = move(
-        session,
-        "assign",
-        (
-            Job.id == job_id,
-            Job.state == State.QUEUED,
-            Job.attempt == attempt_seen,
+    return bool(assign_all(session, [(job_id, attempt_seen, worker_id)], now, epoch=epoch))
+
+
+def assign_all(
+    session: Session, items: Sequence[tuple[str, int, str]], now: datetime, *, epoch: int
+) -> set[tuple[str, int]]:
+    """As `assign`, for all (job, attempt seen, worker) of a round in one statement; returns the (job, attempt seen)
+    that were given, only while `epoch` leads."""
+    if not items:
+        return set()
+    rows = [{"job": job_id, "seen": seen, "worker": worker_id} for job_id, seen, worker_id in sorted(items)]
+    given = table_of(session, rows, {"job": String, "seen": Integer, "worker": String})
+    done = session.execute(
+        update(Job)
+        .where(
+            Job.id == given.c.job,
+            # in these words SQLite goes by the ids and does not read all that waits
+            (Job.state == State.QUEUED).is_(True),
+            Job.attempt == given.c.seen,
             Job.cancel_requested_at.is_(None),
             or_(Job.not_before.is_(None), Job.not_before <= now),
             *leads(epoch),
-        ),
-        {
-            "state": State.ASSIGNED,
-            "attempt": attempt_seen + 1,
-            "worker_id": worker_id,
-            "hb_seq": 0,
-            "sends": 1,
-            "assigned_at": now,
-            "wait_reason": None,
-            "not_before": None,
-        },
-        now,
-        worker_id,
-    )
-    return moved is not None
+        )
+        .values(
+            state=State.ASSIGNED,
+            attempt=Job.attempt + 1,
+            worker_id=given.c.worker,
+            hb_seq=0,
+            sends=1,
+            assigned_at=now,
+            wait_reason=None,
+            not_before=None,
+        )
+        .returning(Job.id, Job.attempt, Job.worker_id),
+        execution_options={"synchronize_session": False},
+    ).all()
+    if done:
+        note_moves(
+            session, "assign", State.ASSIGNED, [(row.id, row.attempt, row.worker_id) for row in done], now
+        )
+    return {(row.id, row.attempt - 1) for row in done}
 
 
 def note_send(session: Session, job_id: str, attempt: int) -> bool:

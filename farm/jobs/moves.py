@@ -82,6 +82,27 @@ def move(
     return Moved(id=row.id, attempt=row.attempt, state=state)
 
 
+def note_moves(
+    session: Session, name: str, state: State, moved: Sequence[tuple[str, int, str | None]], now: datetime
+) -> None:
+    """The events of many (job, attempt, detail) that one statement moved to a state that is not the end."""
+    assert state in TRANSITIONS[name].targets - TERMINAL, f"{name} leads to {state}"
+    session.execute(
+        insert(JobEvent),
+        [
+            {
+                "job_id": job_id,
+                "attempt": attempt,
+                "transition": name,
+                "state": state,
+                "detail": detail,
+                "at": now,
+            }
+            for job_id, attempt, detail in moved
+        ],
+    )
+
+
 def webhook_row(job_id: str, batch_id: str | None, url: str, state: State, now: datetime) -> dict[str, Any]:
     """A row of the outbox. Its payload carries ids, never addresses: receivers ask with their own key."""
     payload = {

@@ -13,7 +13,7 @@ MAX_TAGS = 8
 LEAST_MEMORY, MOST_MEMORY = 10**6, 10**15
 
 _TAG = re.compile(r"[a-z0-9][a-z0-9._:-]{0,31}")
-_MEMORY = re.compile(r"(\d{1,16}(?:\.\d{1,6})?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
+_MEMORY = re.compile(r"(\d{1,16}(?:\.\d{1,6})?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -115,7 +115,7 @@ def in_words(memory_bytes: int, tags: Iterable[str]) -> str:
     ('with 24 GB', 'tagged a100 and b', 'with 25.8 GB tagged a100')
     """
     words = [f"with {_amount(memory_bytes)}"] if memory_bytes else []
-    if known := sorted(tags):
+    if known := sorted(set(tags)):
         words.append("tagged " + ", ".join(known[:-1]) + (" and " if known[1:] else "") + known[-1])
     return " ".join(words)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import String, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from farm.db.models import Job, Worker
-from farm.db.rows import changed
+from farm.db.rows import changed, table_of
 from farm.errors import NotFound, Transient
 from farm.ids import WorkerId, new_id
 from farm.jobs import attempts, losses
@@ -108,12 +108,16 @@ def note_blocked(session: Session, worker_id: str, why: str) -> None:
 
 def note_next(session: Session, nexts: Mapping[str, str]) -> None:
     """Keep which waiting job's files each worker (by id) should have early; rows that say so already stay."""
-    for row in session.execute(select(Worker.id, Worker.next_job).where(Worker.state != "gone")).all():
-        if row.next_job != nexts.get(row.id):
-            session.execute(
-                update(Worker).where(Worker.id == row.id).values(next_job=nexts.get(row.id)),
-                execution_options=_NO_SYNC,
-            )
+    stand = session.execute(select(Worker.id, Worker.next_job).where(Worker.state != "gone")).all()
+    rows = [
+        {"worker": row.id, "job": nexts.get(row.id)} for row in stand if row.next_job != nexts.get(row.id)
+    ]
+    if rows:
+        given = table_of(session, rows, {"worker": String, "job": String})
+        session.execute(
+            update(Worker).where(Worker.id == given.c.worker).values(next_job=given.c.job),
+            execution_options=_NO_SYNC,
+        )
 
 
 def drain(session: Session, worker_id: str) -> None:

@@ -15,6 +15,7 @@ from farm.scheduler.score import toll
 TOP = 4
 #: Lanes, soonest free first, that are known by an adapter on their disk: more would not be looked at, and disks are large.
 STORED = 32
+_NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class WorkerView:
 class Lane:
     """One worker during planning: its view, moved on by what was given to it."""
 
-    __slots__ = ("busy", "crowd", "kept", "model_key", "more", "slots", "view")
+    __slots__ = ("busy", "crowd", "kept", "model_key", "more", "shelved", "slots", "view")
 
     def __init__(self, view: WorkerView):
         self.view = view
@@ -63,7 +64,9 @@ class Lane:
         #: share of the fleet's workers that are busy
         self.crowd = 0.0
         #: adapters that come with what was given
-        self.more: set[str] = set()
+        self.more = _NOTHING
+        #: `busy`, and whether it had room, when the shelves were built
+        self.shelved = (0.0, False)
 
     def holds(self, sha: str) -> bool:
         return sha in self.view.adapters or sha in self.more
@@ -97,17 +100,19 @@ class Lane:
 
     def _count(self, need: Need) -> tuple[float, float]:
         """Seconds of `start_cost` and of `toll`."""
-        view = self.view
-        cold = [item for item in need.adapters if not self.holds(item[0])]
+        view, more = self.view, self.more
+        held = view.adapters
+        cold = [item for item in need.adapters if item[0] not in held and item[0] not in more]
         model_hot = self.model_key == need.model_key
         if model_hot and not cold:
             return 0.0, 0.0
-        cold_bytes = sum(size for sha, size in cold if sha not in view.disk)
+        disk = view.disk
+        cold_bytes = sum([size for sha, size in cold if sha not in disk])
         seconds = start_cost(
             view.rates,
             model_key=need.model_key,
             model_hot=model_hot,
-            model_bytes=0 if need.model_key in view.disk else need.model_bytes,
+            model_bytes=0 if need.model_key in disk else need.model_bytes,
             cold_bytes=cold_bytes,
             cold_adapters=len(cold),
         )
@@ -126,38 +131,59 @@ class Lane:
         need = group.key.need
         self.busy += self.cost(need) + self.work(group)
         self.model_key = need.model_key
-        self.more.update(sha for sha, _ in need.adapters)
+        self.more = self.more.union([sha for sha, _ in need.adapters])
+
+
+_Entry = tuple[float, str, Lane]
 
 
 class Shelf:
     """Lanes of one kind, soonest free first. Entries are put right lazily, as lanes become busier."""
 
+    __slots__ = ("_full", "_full_top", "_room", "_room_top")
+
     def __init__(self, lanes: Iterable[Lane]):
-        self._room: list[tuple[float, str, Lane]] = []
-        self._full: list[tuple[float, str, Lane]] = []
+        self._room: list[_Entry] = []
+        self._full: list[_Entry] = []
+        #: the soonest, in order, taken off the heaps
+        self._room_top: list[_Entry] = []
+        self._full_top: list[_Entry] = []
         for lane in lanes:
-            (self._room if lane.slots > 0 else self._full).append((lane.busy, lane.view.name, lane))
+            busy, room = lane.shelved
+            (self._room if room else self._full).append((busy, lane.view.name, lane))
         heapq.heapify(self._room)
         heapq.heapify(self._full)
 
     def soonest(self) -> Iterator[Lane]:
-        yield from self._top(self._room, room=True)
-        yield from self._top(self._full, room=False)
+        """The lanes with room that are free first, then the full ones; at most `TOP` of each."""
+        top = self._room_top = self._put_right(self._room_top, self._room, room=True)
+        for entry in top:
+            yield entry[2]
+        top = self._full_top = self._put_right(self._full_top, self._full, room=False)
+        for entry in top:
+            yield entry[2]
 
-    def _top(self, heap: list[tuple[float, str, Lane]], *, room: bool) -> list[Lane]:
-        found: list[tuple[float, str, Lane]] = []
-        while heap and len(found) < TOP:
-            entry = heapq.heappop(heap)
-            lane = entry[2]
-            if room and lane.slots <= 0:
-                heapq.heappush(self._full, (lane.busy, lane.view.name, lane))
-            elif entry[0] != lane.busy:
-                heapq.heappush(heap, (lane.busy, lane.view.name, lane))
-            else:
-                found.append(entry)
-        for entry in found:
-            heapq.heappush(heap, entry)
-        return [entry[2] for entry in found]
+    def _put_right(self, top: list[_Entry], heap: list[_Entry], *, room: bool) -> list[_Entry]:
+        kept: list[_Entry] = []
+        for entry in top:
+            self._keep(entry, kept, heap, room=room)
+        if heap and kept and heap[0] < kept[-1]:
+            for entry in kept:
+                heapq.heappush(heap, entry)
+            kept = []
+        while heap and len(kept) < TOP:
+            self._keep(heapq.heappop(heap), kept, heap, room=room)
+        return kept
+
+    def _keep(self, entry: _Entry, kept: list[_Entry], heap: list[_Entry], *, room: bool) -> None:
+        """Keep an entry that is still right, or put it where it belongs now."""
+        lane = entry[2]
+        if room and lane.slots <= 0:
+            heapq.heappush(self._full, (lane.busy, lane.view.name, lane))
+        elif entry[0] != lane.busy:
+            heapq.heappush(heap, (lane.busy, lane.view.name, lane))
+        else:
+            kept.append(entry)
 
 
 class Fleet:
@@ -173,10 +199,11 @@ class Fleet:
         self.shelve()
 
     def shelve(self) -> None:
-        """Build the shelves anew from the lanes as they are."""
+        """Sort the lanes as they are onto shelves; a shelf is built when it is first asked for."""
         wanted = {sha for need in self.needs for sha, _ in need.adapters}
         kinds: dict[object, list[Lane]] = self._stored(wanted)
         for lane in self.lanes:
+            lane.shelved = lane.busy, lane.slots > 0
             kinds.setdefault(("model", lane.model_key), []).append(lane)
             for sha in wanted & (lane.view.adapters | lane.more if lane.more else lane.view.adapters):
                 kinds.setdefault(("adapter", sha), []).append(lane)
@@ -184,15 +211,16 @@ class Fleet:
             if need.pinned:
                 kinds[need] = [lane for lane in self.lanes if lane.view.suits(need)]
         self._kinds = kinds
-        self._shelves: dict[object, Shelf] = {kind: Shelf(lanes) for kind, lanes in kinds.items()}
+        self._shelves: dict[object, Shelf] = {}
         self._all = Shelf(self.lanes)
-        self._models = {lane.model_key for lane in self.lanes}
 
     def _stored(self, wanted: set[str]) -> dict[object, list[Lane]]:
         """Lanes by the wanted adapters on their disks."""
         kinds: dict[object, list[Lane]] = {}
         scarce = set(wanted)
         for lane in sorted(self.lanes, key=lambda lane: (lane.busy, lane.view.name)):
+            if not scarce:
+                break
             for sha in scarce & lane.view.disk:
                 lanes = kinds.setdefault(("disk", sha), [])
                 lanes.append(lane)
@@ -202,16 +230,22 @@ class Fleet:
 
     def best(self, need: Need, *, room: bool = False) -> Lane | None:
         """The lane with the least bid for `need`, among those with room only if asked; None: no lane suits."""
-        best: tuple[float, str, Lane] | None = None
-        for shelf in self._of(need):
+        best: Lane | None = None
+        least = 0.0
+        pinned = need.pinned
+        for shelf in self._of(need, pinned=pinned):
             for lane in shelf.soonest():
                 self.looked += 1
-                if (room and lane.slots <= 0) or (need.pinned and not lane.view.suits(need)):
+                if (room and lane.slots <= 0) or (pinned and not lane.view.suits(need)):
                     continue
-                entry = (lane.bid(need), lane.view.name, lane)
-                if best is None or entry[:2] < best[:2]:
-                    best = entry
-        return best[2] if best else None
+                if best is None:
+                    best, least = lane, lane.bid(need)
+                elif lane.busy <= least:
+                    # no lane bids less than the time until it is free: the others need not be asked what it costs there
+                    bid = lane.bid(need)
+                    if bid < least or (bid == least and lane.view.name < best.view.name):
+                        best, least = lane, bid
+        return best
 
     def soonest(self) -> list[Lane]:
         """A few lanes that are free soonest."""
@@ -219,7 +253,8 @@ class Fleet:
 
     def with_model(self, model_key: str) -> list[Lane]:
         """A few lanes that are free soonest, of those that will have this model."""
-        return self._on(("model", model_key))
+        kind = ("model", model_key)
+        return list(self._shelf(kind).soonest()) if kind in self._kinds else []
 
     def holders(self, sha: str) -> list[Lane]:
         """Lanes that have a wanted adapter in memory or on disk; of very many, some."""
@@ -227,15 +262,15 @@ class Fleet:
             dict.fromkeys(lane for place in ("adapter", "disk") for lane in self._kinds.get((place, sha), ()))
         )
 
-    def _on(self, kind: object) -> list[Lane]:
-        return list(self._shelves[kind].soonest()) if kind in self._shelves else []
-
-    def _of(self, need: Need) -> Iterator[Shelf]:
-        if need.pinned:
-            yield self._shelves[need]
-        else:
-            yield self._all
+    def _of(self, need: Need, *, pinned: bool) -> Iterator[Shelf]:
+        yield self._shelf(need) if pinned else self._all
         where = [(place, sha) for sha, _ in need.adapters for place in ("adapter", "disk")]
         for kind in (("model", need.model_key), *where):
-            if kind in self._shelves:
-                yield self._shelves[kind]
+            if kind in self._kinds:
+                yield self._shelf(kind)
+
+    def _shelf(self, kind: object) -> Shelf:
+        shelf = self._shelves.get(kind)
+        if shelf is None:
+            shelf = self._shelves[kind] = Shelf(self._kinds[kind])
+        return shelf

@@ -231,11 +231,12 @@ class Scheduler:
         epoch = self._leadership.epoch
         assert epoch is not None
         urgent = [item for item in map(as_assignment, makes_room.handovers) if item is not None]
-        done = []
+        wanted = (*made.assignments, *urgent)
         with self._sessions.begin() as session:
-            for item in (*made.assignments, *urgent):
-                if attempts.assign(session, item.job_id, item.attempt, item.worker_id, now, epoch=epoch):
-                    done.append(item)
+            won = attempts.assign_all(
+                session, [(item.job_id, item.attempt, item.worker_id) for item in wanted], now, epoch=epoch
+            )
+            done = [item for item in wanted if (item.job_id, item.attempt) in won]
             given = {item.job_id for item in done}
             for handover in makes_room.handovers:
                 if handover.attempt is None or handover.job_id in given:

@@ -174,7 +174,7 @@ class _Round:
         lanes = [(lane.busy, lane.view.name, lane) for lane in self.fleet.lanes if lane.slots > 0]
         heapq.heapify(lanes)
         aside: dict[str, int] = {}
-        while lanes:
+        while lanes and not self.turns.over():
             busy, name, lane = heapq.heappop(lanes)
             if lane.slots <= 0:
                 continue
@@ -253,7 +253,7 @@ class _Round:
         """`best`, or a group further back that finds more of what it wants on this lane."""
         for want in (*lane.view.adapters, *lane.more, lane.model_key or ""):
             for item in self.turns.wanting(rank, want, REACH):
-                if item.group.key.owner_id in owners and item.since < best[0]:
+                if item.group.key.owner_id in owners and item.since <= best[0]:
                     best = self._better(best, item, lane, (item.since, item.number)) or best
         return best
 
@@ -297,7 +297,7 @@ class _Round:
         ahead: dict[str, int] = {}
         lanes = [(lane.busy, lane.view.name, lane) for lane in self.fleet.lanes]
         heapq.heapify(lanes)
-        while lanes and len(outlooks) < self._snapshot.foresee:
+        while lanes and not self.turns.over() and len(outlooks) < self._snapshot.foresee:
             busy, name, lane = heapq.heappop(lanes)
             if lane.busy != busy:
                 heapq.heappush(lanes, (lane.busy, name, lane))
@@ -337,7 +337,7 @@ class _Round:
             lane.keep(-lane.kept)
         self.turns.unindex()
         for item in self._opens:
-            if self.turns.waits(item):
+            if item.lined:
                 self.turns.drop(item)
             item.reserved = 0
             if item.left() > 0:

@@ -61,7 +61,7 @@ def charged(ledger: Ledger, owner: str, seconds: float, weight: float) -> Ledger
 class Open:
     """A group during one round."""
 
-    __slots__ = ("created", "group", "number", "passed", "rank", "reserved", "since", "taken")
+    __slots__ = ("created", "group", "lined", "number", "passed", "rank", "reserved", "since", "taken")
 
     def __init__(self, group: Group, number: int, passed: int):
         self.group = group
@@ -75,6 +75,8 @@ class Open:
         #: when its oldest job that is left came into the class where it stands
         self.since = 0.0
         self.rank = 0
+        #: whether it stands in its user's line
+        self.lined = False
 
     @property
     def head(self) -> Head:
@@ -114,6 +116,7 @@ class Turns:
         if not line:
             insort(self._order[item.rank], (self._of(key.owner_id), key.owner_id))
         insort(line, (item.since, item.number, item))
+        item.lined = True
 
     def index(self, item: Open) -> None:
         """Let the group be found by what it wants."""
@@ -133,7 +136,7 @@ class Turns:
         found: list[Open] = []
         place = 0
         while place < len(items) and len(found) < most:
-            if items[place].rank == rank and self.waits(items[place]):
+            if items[place].rank == rank and items[place].lined:
                 found.append(items[place])
                 place += 1
             else:
@@ -145,21 +148,25 @@ class Turns:
         owner = item.group.key.owner_id
         line = self._lines[item.rank][owner]
         del line[bisect_left(line, (item.since, item.number))]
+        item.lined = False
         if not line:
             self._forget(item.rank, owner)
 
     def drop_full(self, owner: str, quota: Quota) -> None:
         """Take those of a user's groups out of line that a limit holds now."""
         for rank, lines in enumerate(self._lines):
-            if line := lines.get(owner):
-                line[:] = [entry for entry in line if not quota.full(owner, entry[2].group.key.key_id)]
-                if not line:
-                    self._forget(rank, owner)
+            line = lines.get(owner)
+            if not line:
+                continue
+            for _, _, item in line:
+                item.lined = not quota.full(owner, item.group.key.key_id)
+            line[:] = [entry for entry in line if entry[2].lined]
+            if not line:
+                self._forget(rank, owner)
 
-    def waits(self, item: Open) -> bool:
-        line = self._lines[item.rank].get(item.group.key.owner_id, ())
-        place = bisect_left(line, (item.since, item.number))
-        return place < len(line) and line[place][2] is item
+    def over(self) -> bool:
+        """Whether nobody stands in line."""
+        return not any(self._order)
 
     def lines(self, rank: int) -> dict[str, list[tuple[float, int, Open]]]:
         """The users of a class whose turn it is, with their groups, oldest first."""

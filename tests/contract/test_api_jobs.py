@@ -17,7 +17,7 @@ ANSWERED = {
 }  # fmt: skip
 ASKED = {
     "prompt", "negative_prompt", "model", "width", "height", "steps", "guidance_scale", "sampler", "seed", "count",
-    "priority", "tags",
+    "priority", "tags", "worker_tags", "min_memory",
 }  # fmt: skip
 
 

@@ -40,6 +40,9 @@ def belongings(farm: WebFarm) -> dict[str, str]:
         "batch_id": batch["id"],
         "preset_id": preset["id"],
         "lora_id": adapter["id"],
+        "key_id": farm.get("/keys").get_json()["items"][0]["id"],
+        # users are for admins: what others get is 403
+        "user_id": farm.owner_id,
         "worker_id": add_worker(farm.services.sessions, "gpu"),
         "model_id": farm.get("/models/demo").get_json()["id"],
     }
@@ -59,7 +62,7 @@ def requests(farm: WebFarm, ids: dict[str, str]) -> Iterator[tuple[str, str, str
 def test_foreign_ids_are_404_for_every_route_and_verb(farm: WebFarm, belongings: dict[str, str]):
     seen = 0
     for verb, path, rule, name in requests(farm, belongings):
-        if (verb, name) in SHARED or name == "worker_id":
+        if (verb, name) in SHARED or name in {"worker_id", "user_id"}:
             continue
         options: dict[str, Any] = {"json": BODIES.get(rule, {})} if verb in {"POST", "PATCH"} else {}
         if verb == "PUT":

@@ -191,6 +191,28 @@ def test_assign_wants_a_waiting_job_whose_pause_is_over(farm: Sessions) -> None:
     assert done(farm, lambda s: attempts.assign(s, job, attempt, worker, LATER, epoch=EPOCH))
 
 
+def test_many_are_assigned_at_once_and_each_only_if_it_may_be(farm: Sessions) -> None:
+    first, second = add_worker(farm, "gpu-1"), add_worker(farm, "gpu-2")
+    good, cancelled, later, other = (add_job(farm) for _ in range(4))
+    done(farm, lambda s: control.cancel(s, OWNER, cancelled, NOW))
+    done(farm, lambda s: s.execute(update(Job).where(Job.id == later).values(not_before=LATER)))
+    wanted = [
+        (good, 0, first),
+        (cancelled, 0, first),
+        (later, 0, second),
+        (other, 0, second),
+        (good, 3, second),
+    ]
+    assert done(farm, lambda s: attempts.assign_all(s, wanted, NOW, epoch=EPOCH + 1)) == set()
+    assert done(farm, lambda s: attempts.assign_all(s, wanted, NOW, epoch=EPOCH)) == {(good, 0), (other, 0)}
+    for job, worker in ((good, first), (other, second)):
+        row = job_row(farm, job)
+        assert (row.state, row.attempt, row.worker_id, row.sends) == ("assigned", 1, worker, 1)
+        assert events_of(farm, job) == ["assign"]
+    assert job_row(farm, later).state == "queued"
+    assert done(farm, lambda s: attempts.assign_all(s, [], NOW, epoch=EPOCH)) == set()
+
+
 def test_retries_end(farm: Sessions) -> None:
     job, worker = add_job(farm), add_worker(farm, "gpu-1")
     now = NOW

@@ -11,11 +11,11 @@ from sqlalchemy import Engine, event, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from farm.db.models import Job, JobEvent, Tally, TallyChange
-from farm.jobs import batch_views, control, estimate, line, tallies, views
+from farm.jobs import attempts, batch_views, control, estimate, line, tallies, views
 from farm.jobs.states import State
 from farm.scheduler.snapshot import take_snapshot
 from tests.support.crowd import FAILED, add_crowd
-from tests.support.jobs import LATER, NOW, OWNER, STRANGER, add_worker, seed
+from tests.support.jobs import EPOCH, LATER, NOW, OWNER, STRANGER, add_worker, seed
 
 Sessions = sessionmaker[Session]
 
@@ -91,6 +91,21 @@ def test_every_question_is_answered_by_an_index(crowd: Sessions, engine: Engine)
             assert "\nSCAN jobs" not in plan, f"{name}: {plan}"
         told = f"{name}: " + "\n\n".join(plans)
         assert any(index in plan for plan in plans) if index else not plans, told
+
+
+def test_a_rounds_assignments_are_one_statement_that_goes_by_their_ids(
+    crowd: Sessions, engine: Engine
+) -> None:
+    wanted = [(f"job_{number:08}", 0, "worker_x") for number in range(300)]
+    with crowd() as session:
+        with watched(engine) as sent:
+            given = attempts.assign_all(session, wanted, LATER, epoch=EPOCH)
+        (statement, parameters), *others = [item for item in sent if "UPDATE jobs" in item[0]]
+        assert len(given) > 200
+        assert not others
+        plan = "\n".join(plan_of(session, statement, parameters))
+        session.rollback()
+    assert "pk_jobs on jobs" in plan or "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (id=?)" in plan, plan
 
 
 def test_cancel_and_retry_of_a_batch_take_as_many_statements_as_of_one_job(

@@ -54,7 +54,7 @@ def add(rig: Rig, priority: int, **spec: object) -> str:
 def test_bulk_work_gives_way_and_goes_on_bit_for_bit(rig: Rig, start: Start, scheduler: Scheduler) -> None:
     rig.add_adapter("ink", scale=3.0)
     halt = Halt()
-    worker = start(halt)
+    worker = start(halt, worker_tags="A100, studio")
     scheduler.round()
     halt.arm(at=6)
     bulk = [add(rig, 2, steps=16, seed=1)]
@@ -92,6 +92,9 @@ def test_bulk_work_gives_way_and_goes_on_bit_for_bit(rig: Rig, start: Start, sch
         rig.wait_until(lambda: not worker.hands.current())
         assert "failed" not in {rig.job(job).state for job in everything}
     assert details(rig, bulk[0], "resume") == ["went on from step 7 of 16"]
+    report = worker.report()
+    assert report.tags == ("a100", "studio")
+    assert report.adapter_seconds
     assert [pixels(rig, job) for job in bulk] == [pixels(rig, job) for job in calm]
 
 

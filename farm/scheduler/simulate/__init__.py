@@ -1,1 +1,1 @@
-"""The production `plan` on made and recorded traces, against other policies and a bound. Pure: no clock, no files."""
+"""The production `plan` on made and recorded traces, against other policies and bounds. Pure, but for `record`, which reads SQL."""

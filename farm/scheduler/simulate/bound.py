@@ -10,34 +10,36 @@ from __future__ import annotations
 
 import heapq
 
+import numpy as np
+
 from farm.scheduler.simulate.figures import Figures, figures
-from farm.scheduler.simulate.trace import Trace
-from farm.scheduler.simulate.world import sampling_seconds
+from farm.scheduler.simulate.trace import Column, Trace
 
 
 def bound(trace: Trace, workers: int) -> Figures:
     """The figures of the relaxed fleet."""
-    first = trace.asks[0].at
-    makespan, after = 0.0, 0.0
-    for ask in reversed(trace.asks):
-        seconds = sampling_seconds(ask)
-        after += seconds
-        makespan = max(makespan, ask.at + seconds, ask.at + after / workers)
-    free = [first] * workers
-    begins = []
-    for ask in trace.asks:
-        begin = max(ask.at, free[0])
-        heapq.heapreplace(free, begin + sampling_seconds(ask))
-        begins.append(begin)
-    sizes = {sha: size for ask in trace.asks for sha, size in ask.key.need.adapters}
-    requests = sum(len(ask.key.need.adapters) for ask in trace.asks)
+    seconds = trace.seconds()
+    after = np.cumsum(seconds[::-1])[::-1]
+    makespan = max(float((trace.at + seconds).max()), float((trace.at + after / workers).max()))
+    once = np.unique(trace.wanted)
+    sizes = np.array([size for _, size in trace.adapters], dtype=np.int64)
     return figures(
-        trace.asks,
-        begins,
-        hits=requests - len(sizes),
-        requests=requests,
-        makespan=makespan - first,
-        fetched=sum(sizes.values()),
+        trace,
+        _first_come(trace.at, seconds, workers),
+        hits=len(trace.wanted) - len(once),
+        requests=len(trace.wanted),
+        makespan=makespan - float(trace.at[0]),
+        fetched=int(sizes[once].sum()) if len(once) else 0,
         decisions=0,
         deciding=0.0,
     )
+
+
+def _first_come(at: Column, seconds: Column, workers: int) -> Column:
+    free = [float(at[0])] * workers
+    begins = []
+    for arrival, work in zip(at.tolist(), seconds.tolist(), strict=True):
+        begin = max(arrival, free[0])
+        heapq.heapreplace(free, begin + work)
+        begins.append(begin)
+    return np.array(begins)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from farm.scheduler.simulate.trace import Ask
-from farm.scheduler.simulate.world import sampling_seconds
+from farm.scheduler.simulate.trace import Column, Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +29,8 @@ class Figures:
 
 
 def figures(
-    asks: Sequence[Ask],
-    begins: Sequence[float],
+    trace: Trace,
+    begins: Column,
     *,
     hits: int,
     requests: int,
@@ -43,7 +40,7 @@ def figures(
     deciding: float,
 ) -> Figures:
     """Of a finished run; `begins`: when the sampling of each job began, the last time it did."""
-    waits = np.array([begin - ask.at for ask, begin in zip(asks, begins, strict=True)])
+    waits = begins - trace.at
     p50, p95, p99 = (float(value) for value in np.percentile(waits, (50, 95, 99)))
     return Figures(
         hit_rate=hits / requests if requests else 1.0,
@@ -51,17 +48,15 @@ def figures(
         wait_p50_s=p50,
         wait_p95_s=p95,
         wait_p99_s=p99,
-        jain=_jain(asks, waits.tolist()),
+        jain=_jain(trace, waits),
         bytes_fetched=fetched,
         decisions_per_s=decisions / deciding if deciding > 0 else 0.0,
     )
 
 
-def _jain(asks: Sequence[Ask], waits: Sequence[float]) -> float:
+def _jain(trace: Trace, waits: Column) -> float:
     """Jain, Chiu and Hawe 1984: (sum x)^2 / (n sum x^2)."""
-    speeds: dict[str, list[float]] = defaultdict(list)
-    for ask, wait in zip(asks, waits, strict=True):
-        alone = sampling_seconds(ask)
-        speeds[ask.key.owner_id].append(alone / (alone + wait))
-    means = [sum(values) / len(values) for values in speeds.values()]
-    return sum(means) ** 2 / (len(means) * sum(value * value for value in means))
+    alone = trace.seconds()
+    jobs = np.bincount(trace.owner)
+    means = np.bincount(trace.owner, weights=alone / (alone + waits))[jobs > 0] / jobs[jobs > 0]
+    return float(means.sum() ** 2 / (len(means) * (means**2).sum()))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import heapq
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Protocol
 
-from farm.scheduler.group import Group, GroupKey, Head, front
+from farm.scheduler.group import front
 from farm.scheduler.plan import Snapshot, plan
 from farm.scheduler.share import Ledger
 from farm.scheduler.simulate.trace import Ask
-from farm.scheduler.simulate.world import SimWorker
-
-EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+from farm.scheduler.simulate.waiting import EPOCH, Waiting
+from farm.scheduler.simulate.world import SimFleet
 
 
 class Policy(Protocol):
@@ -21,65 +20,37 @@ class Policy(Protocol):
 
     def add(self, number: int, ask: Ask) -> None: ...
 
-    def give(self, workers: list[SimWorker], now: float) -> list[tuple[int, int]]: ...
+    def give(self, fleet: SimFleet, now: float) -> list[tuple[int, int]]: ...
 
 
 class Farm:
     """The production plan; a round sees the front of each user's queue, as in production."""
 
     def __init__(self, seed: int):
-        #: user -> (priority, number) of what waits
-        self._queues: dict[str, list[tuple[int, int]]] = {}
-        self._asks: dict[int, tuple[Ask, Head]] = {}
+        self._waiting = Waiting()
         self._ledger = Ledger()
 
     def add(self, number: int, ask: Ask) -> None:
-        heapq.heappush(self._queues.setdefault(ask.key.owner_id, []), (ask.key.priority, number))
-        created = EPOCH + timedelta(seconds=ask.at)
-        self._asks[number] = ask, Head(id=str(number), attempt=0, created_at=created)
+        self._waiting.add(number, ask)
 
-    def give(self, workers: list[SimWorker], now: float) -> list[tuple[int, int]]:
-        room = sum(worker.room(now) for worker in workers)
-        if not room or not self._queues:
+    def give(self, fleet: SimFleet, now: float) -> list[tuple[int, int]]:
+        room = fleet.room()
+        if not room or not self._waiting:
             return []
-        views = tuple(
-            worker.view(str(number), now) for number, worker in enumerate(workers) if now >= worker.down_until
+        snapshot = Snapshot(
+            groups=self._waiting.groups(front(room, self._waiting.users)),
+            workers=tuple(worker.view(str(number), now) for number, worker in fleet.up(now)),
+            ledger=self._ledger,
+            foresee=0,
         )
-        seen = {
-            owner: [heapq.heappop(queue) for _ in range(min(len(queue), front(room, len(self._queues))))]
-            for owner, queue in self._queues.items()
-        }
-        snapshot = Snapshot(groups=self._groups(seen), workers=views, ledger=self._ledger, foresee=0)
         made = plan(snapshot, EPOCH + timedelta(seconds=now))
         self._ledger = made.ledger
         given = [(int(item.job_id), int(item.worker_id)) for item in made.assignments]
         for worker_id, job_id in made.prefetch.items():
-            workers[int(worker_id)].prefetch(self._asks[int(job_id)][0].key.need, now)
+            fleet.workers[int(worker_id)].prefetch(self._waiting.need(int(job_id)), now)
         for number, _ in given:
-            del self._asks[number]
-        for owner, entries in seen.items():
-            queue = self._queues[owner]
-            for entry in entries:
-                if entry[1] in self._asks:
-                    heapq.heappush(queue, entry)
-            if not queue:
-                del self._queues[owner]
+            self._waiting.take(number)
         return given
-
-    def _groups(self, seen: dict[str, list[tuple[int, int]]]) -> tuple[Group, ...]:
-        found: dict[GroupKey, list[tuple[Ask, Head]]] = {}
-        for entries in seen.values():
-            for _, number in entries:
-                item = self._asks[number]
-                found.setdefault(item[0].key, []).append(item)
-        return tuple(
-            Group(
-                key=key,
-                heads=tuple(head for _, head in items),
-                steps=sum(ask.steps for ask, _ in items) / len(items),
-            )
-            for key, items in found.items()
-        )
 
 
 class Fifo:
@@ -89,19 +60,32 @@ class Fifo:
         self._waiting: list[tuple[int, float, int]] = []
 
     def add(self, number: int, ask: Ask) -> None:
-        heapq.heappush(self._waiting, (ask.key.priority, ask.at, number))
+        heapq.heappush(self._waiting, (ask.key.priority, self._rank(ask), number))
 
-    def give(self, workers: list[SimWorker], now: float) -> list[tuple[int, int]]:
+    def _rank(self, ask: Ask) -> float:
+        return ask.at
+
+    def give(self, fleet: SimFleet, now: float) -> list[tuple[int, int]]:
+        if not self._waiting:
+            return []
         room = [
             (len(worker.open) + depth, worker.free_at, number)
-            for number, worker in enumerate(workers)
-            for depth in range(worker.room(now))
+            for number in fleet.roomy
+            for worker in (fleet.workers[number],)
+            for depth in range(worker.room())
         ]
         heapq.heapify(room)
         given = []
         while room and self._waiting:
             given.append((heapq.heappop(self._waiting)[2], heapq.heappop(room)[2]))
         return given
+
+
+class Shortest(Fifo):
+    """As first-come, but the job that samples shortest goes first."""
+
+    def _rank(self, ask: Ask) -> float:
+        return ask.seconds
 
 
 class Random:
@@ -114,8 +98,10 @@ class Random:
     def add(self, number: int, ask: Ask) -> None:
         self._waiting.append(number)
 
-    def give(self, workers: list[SimWorker], now: float) -> list[tuple[int, int]]:
-        room = [number for number, worker in enumerate(workers) for _ in range(worker.room(now))]
+    def give(self, fleet: SimFleet, now: float) -> list[tuple[int, int]]:
+        if not self._waiting:
+            return []
+        room = [number for number in sorted(fleet.roomy) for _ in range(fleet.workers[number].room())]
         self._random.shuffle(room)
         given = []
         while room and self._waiting:
@@ -125,4 +111,9 @@ class Random:
         return given
 
 
-POLICIES: dict[str, type[Farm] | type[Fifo] | type[Random]] = {"farm": Farm, "fifo": Fifo, "random": Random}
+POLICIES: dict[str, type[Farm] | type[Fifo] | type[Shortest] | type[Random]] = {
+    "farm": Farm,
+    "fifo": Fifo,
+    "random": Random,
+    "shortest": Shortest,
+}

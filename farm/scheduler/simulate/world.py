@@ -1,4 +1,4 @@
-"""One simulated worker: caches, what it was given, and when it is done. Fetching overlaps with the job before."""
+"""The simulated fleet: caches, what each worker was given, and when it is done. Fetching overlaps with the job before."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import OrderedDict
 from farm.jobs.rates import ADAPTER_SECONDS, FETCH_BYTES_PER_SECOND, Rates
 from farm.scheduler.group import Need
 from farm.scheduler.lanes import WorkerView
-from farm.scheduler.simulate.trace import BY_NAME, MODELS, UNKNOWN, Ask, ModelKind
+from farm.scheduler.simulate.trace import Ask, Trace
 
 WINDOW = 2
 #: adapters in memory, as `lora_in_memory_limit` has it by default of a farm's worker here
@@ -16,46 +16,17 @@ MEMORY = 16
 DISK = 256
 #: adapters in memory that were fetched early and not used yet
 AHEAD = MEMORY // 4
-RATES = Rates(
-    seconds_per_step={kind.name: kind.step_seconds for kind in MODELS},
-    load_seconds={kind.name: kind.load_seconds for kind in MODELS},
-)
-#: every model is on every disk already: traces show a fleet in operation, not its first hour
-MODEL_KEYS = frozenset(BY_NAME)
-
-
-def kind_of(need: Need) -> ModelKind:
-    return BY_NAME.get(need.model_key, UNKNOWN)
-
-
-def sampling_seconds(ask: Ask) -> float:
-    return kind_of(ask.key.need).step_seconds * ask.steps
 
 
 class SimWorker:
     """Jobs run in the order they were given, so a job's start is known when it is given."""
 
     __slots__ = (
-        "_held",
-        "_stored",
-        "ahead",
-        "bytes",
-        "coming",
-        "disk",
-        "down_until",
-        "epoch",
-        "fetched_at",
-        "free_at",
-        "hits",
-        "memory",
-        "model",
-        "models",
-        "name",
-        "open",
-        "requests",
+        "_held", "_models", "_rates", "_stored", "ahead", "bytes", "coming", "disk", "down_until", "epoch", "fetched_at",
+        "free_at", "hits", "memory", "model", "name", "open", "requests",
     )  # fmt: skip
 
-    def __init__(self, number: int):
+    def __init__(self, number: int, rates: Rates):
         self.name = f"w{number:05}"
         self.free_at = 0.0
         self.fetched_at = 0.0
@@ -71,20 +42,23 @@ class SimWorker:
         #: adapter -> when it will have been fetched ahead of any job; and those that lie ready and were not used yet
         self.coming: dict[str, float] = {}
         self.ahead: set[str] = set()
-        self._held: frozenset[str] = frozenset()
-        self._stored: frozenset[str] = MODEL_KEYS
+        self._rates = rates
+        # every model is on every disk already: traces show a fleet in operation, not its first hour
+        self._models = frozenset(rates.load_seconds)
+        self._held: frozenset[str] | None = None
+        self._stored: frozenset[str] | None = None
 
-    def room(self, now: float) -> int:
-        return 0 if now < self.down_until else WINDOW - len(self.open)
+    def room(self) -> int:
+        return WINDOW - len(self.open)
 
     def give(self, number: int, ask: Ask, now: float) -> tuple[float, float]:
         """Take a job at `now`; returns when its sampling begins and ends."""
-        need, kind = ask.key.need, kind_of(ask.key.need)
+        need = ask.key.need
         fetch, prepare, arrives = 0, 0.0, 0.0
         self._settle(now)
         if self.model != need.model_key:
             self.model = need.model_key
-            prepare += kind.load_seconds
+            prepare += ask.load_seconds
         for sha, size in need.adapters:
             self.requests += 1
             if sha in self.memory:
@@ -104,7 +78,7 @@ class SimWorker:
             # what is fetched early waits for it
             self.coming = {sha: at + fetch / FETCH_BYTES_PER_SECOND for sha, at in self.coming.items()}
         begins = max(self.free_at, now, arrives, self.fetched_at if fetch else 0.0) + prepare
-        self.free_at = begins + sampling_seconds(ask)
+        self.free_at = begins + ask.seconds
         self.open[number] = begins
         return begins, self.free_at
 
@@ -123,6 +97,8 @@ class SimWorker:
 
     def _settle(self, now: float) -> None:
         """Take in what was fetched early and has come by now; few such adapters lie unused at a time."""
+        if not self.coming:
+            return
         for sha in [sha for sha, at in self.coming.items() if at <= now]:
             del self.coming[sha]
             if parse := len(self.ahead) < AHEAD:
@@ -130,13 +106,19 @@ class SimWorker:
             self._keep(sha, memory=parse)
 
     def _keep(self, sha: str, *, memory: bool = True) -> None:
-        for cache, limit in ((self.memory, MEMORY * memory), (self.disk, DISK)):
-            if limit:
-                cache[sha] = None
-                cache.move_to_end(sha)
-                if len(cache) > limit:
-                    self.ahead.discard(cache.popitem(last=False)[0])
-        self._held, self._stored = frozenset(self.memory), frozenset(self.disk) | MODEL_KEYS
+        if memory:
+            if sha not in self.memory:
+                self._held = None
+            self._use(self.memory, MEMORY, sha)
+        if sha not in self.disk:
+            self._stored = None
+        self._use(self.disk, DISK, sha)
+
+    def _use(self, cache: OrderedDict[str, None], limit: int, sha: str) -> None:
+        cache[sha] = None
+        cache.move_to_end(sha)
+        if len(cache) > limit:
+            self.ahead.discard(cache.popitem(last=False)[0])
 
     def fail(self, now: float, down: float) -> list[int]:
         """Lose the process: memory and what it was given; the disk stays. Returns the jobs it had."""
@@ -147,19 +129,63 @@ class SimWorker:
         self.memory.clear()
         self.coming.clear()
         self.ahead.clear()
-        self._held = frozenset()
-        self.down_until = self.free_at = self.fetched_at = now + down
+        self._held = None
+        self.down_until = self.free_at = self.fetched_at = max(self.down_until, now + down)
         return lost
 
     def view(self, number: str, now: float) -> WorkerView:
         self._settle(now)
+        if self._held is None:
+            self._held = frozenset(self.memory)
+        if self._stored is None:
+            self._stored = self._models.union(self.disk)
         return WorkerView(
             id=number,
             name=self.name,
-            free_slots=self.room(now),
+            free_slots=self.room(),
             busy_seconds=max(0.0, self.free_at - now),
             model_key=self.model,
             adapters=self._held,
             disk=self._stored,
-            rates=RATES,
+            rates=self._rates,
         )
+
+
+class SimFleet:
+    """All workers, and which of them have room."""
+
+    def __init__(self, trace: Trace, workers: int):
+        rates = Rates(seconds_per_step=trace.step_seconds(), load_seconds=trace.load_seconds())
+        self.workers = [SimWorker(number, rates) for number in range(workers)]
+        #: numbers of those that are up and take more
+        self.roomy = set(range(workers))
+
+    def up(self, now: float) -> list[tuple[int, SimWorker]]:
+        return [(number, worker) for number, worker in enumerate(self.workers) if now >= worker.down_until]
+
+    def room(self) -> int:
+        return sum(self.workers[number].room() for number in self.roomy)
+
+    def give(self, where: int, number: int, ask: Ask, now: float) -> float:
+        """Hand a job to a worker; returns when it will end."""
+        worker = self.workers[where]
+        assert now >= worker.down_until, f"{worker.name} is down"
+        assert worker.room() > 0, f"{worker.name} has no room"
+        _, end = worker.give(number, ask, now)
+        if worker.room() <= 0:
+            self.roomy.discard(where)
+        return end
+
+    def end(self, where: int, number: int) -> float:
+        """A job is done; returns when its sampling began."""
+        self.roomy.add(where)
+        return self.workers[where].open.pop(number)
+
+    def fail(self, where: int, at: float, down: float) -> list[int]:
+        self.roomy.discard(where)
+        return self.workers[where].fail(at, down)
+
+    def back(self, where: int, at: float) -> None:
+        """The worker is up again, unless it failed once more meanwhile."""
+        if at >= self.workers[where].down_until:
+            self.roomy.add(where)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import count
 
 import pytest
 
 from farm.cli import simulate
 from farm.cli.main import run as farm
-from farm.errors import BadRequest
+from farm.scheduler.simulate.belady import belady, misses
 from farm.scheduler.simulate.bound import bound
+from farm.scheduler.simulate.made import RECIPES, make_trace
 from farm.scheduler.simulate.plot import draw
 from farm.scheduler.simulate.policies import POLICIES
 from farm.scheduler.simulate.run import run
-from farm.scheduler.simulate.trace import RECIPES, make_trace, read_trace
+from farm.scheduler.simulate.trace import Failure
 
 KEYS = {
     "hit_rate", "makespan_s", "wait_p50_s", "wait_p95_s", "wait_p99_s", "jain", "bytes_fetched", "decisions_per_s",
@@ -54,24 +56,10 @@ def test_the_plan_finds_more_adapters_hot_and_is_done_sooner_than_first_come() -
 
 def test_failures_lose_no_job() -> None:
     trace = make_trace("mixed", workers=4, jobs=120, seed=5)
-    often = tuple((at, number % 4) for number, at in enumerate(range(5, 60, 5)))
-    broken = type(trace)(name="broken", asks=trace.asks, failures=tuple((float(at), w) for at, w in often))
+    often = tuple(Failure(at=float(at), worker=at // 5 % 4, seconds=60.0) for at in range(5, 60, 5))
+    broken = replace(trace, failures=often)
     for policy in POLICIES:
         assert run(broken, 4, policy, 1, ticking).makespan_s > 0
-
-
-def test_a_recorded_trace_is_read_and_a_bad_line_is_named() -> None:
-    trace = read_trace(
-        "night", ['{"at": 2, "model": "sdxl"}', "", '{"at": 1, "model": "own", "adapters": ["ink"]}']
-    )
-    assert [ask.at for ask in trace.asks] == [1.0, 2.0]
-    assert trace.asks[0].key.need.adapters == (("ink", 100_000_000),)
-    with pytest.raises(BadRequest, match="line 2 of the trace night is not a job"):
-        read_trace("night", ['{"at": 2, "model": "sdxl"}', '{"at": 1}'])
-    with pytest.raises(BadRequest, match="has no jobs"):
-        read_trace("night", [])
-    with pytest.raises(BadRequest, match="unknown trace 'none'"):
-        make_trace("none", workers=1, jobs=1, seed=1)
 
 
 def test_the_command_prints_the_contracts_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,10 +68,11 @@ def test_the_command_prints_the_contracts_json(capsys: pytest.CaptureFixture[str
     assert list(found) == ["farm", "fifo", "random", "bound"]
     assert all(set(value) == KEYS for value in found.values())
     assert farm(["simulate", "--policy", "luck"]) == 2
+    assert farm(["simulate", "--trace", "none"]) == 2
 
 
 def test_the_command_names_every_policy_and_trace() -> None:
-    assert (*POLICIES, "bound") == simulate.NAMES
+    assert {*POLICIES, "bound", "belady"} == {*simulate.NAMES, *simulate.MORE}
     assert tuple(RECIPES) == simulate.TRACES
 
 
@@ -93,3 +82,39 @@ def test_the_plot_has_a_bar_for_each_figure_and_policy() -> None:
     assert picture.startswith("<svg")
     assert "&lt;trace&gt;" in picture
     assert picture.count("<rect") == 1 + 7 * 2
+
+
+def test_caches_that_know_the_future_miss_least() -> None:
+    """A cache of two over 1 2 3 1 2 4 1: Belady's own rule, worked by hand."""
+    assert misses([1, 2, 3, 1, 2, 4, 1], 2) == [1, 2, 3, 2, 4]
+    assert misses([1, 1, 1], 1) == [1]
+    trace = make_trace("mixed", workers=5, jobs=300, seed=2)
+    ours, best = run(trace, 5, "farm", 2, ticking), belady(trace, 5, 2, ticking)
+    assert ours.hit_rate <= best.hit_rate <= bound(trace, 5).hit_rate
+    assert ours.makespan_s == best.makespan_s
+
+
+def test_options_change_a_made_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    steep, flat = (make_trace("zipf", workers=5, jobs=500, seed=1, zipf=value) for value in (2.0, 0.5))
+    assert len(set(steep.wanted.tolist())) < len(set(flat.wanted.tolist()))
+    calm, full = (make_trace("zipf", workers=5, jobs=500, seed=1, load=value) for value in (0.5, 1.0))
+    assert calm.at[-1] == pytest.approx(2 * full.at[-1])
+    assert (
+        farm(
+            [
+                "simulate",
+                "--workers",
+                "2",
+                "--jobs",
+                "10",
+                "--load",
+                "0.7",
+                "--zipf",
+                "1.2",
+                "--policy",
+                "fifo",
+            ]
+        )
+        == 0
+    )
+    assert "Zipf 1.2, load 0.7" in capsys.readouterr().out
