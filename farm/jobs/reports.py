@@ -33,6 +33,8 @@ class WorkerReport:
     seconds_per_step: Mapping[str, float] = field(default_factory=dict)
     #: by model key, as measured
     load_seconds: Mapping[str, float] = field(default_factory=dict)
+    #: by batch key: pictures that it is worth denoising in one forward pass, of any jobs; 1 where it is not there
+    batch_sizes: Mapping[str, int] = field(default_factory=dict)
     #: since the worker started
     cache_hits: int = 0
     cache_misses: int = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -198,7 +198,7 @@ def _sit_anywhere(rows: Sequence[tuple[SampleState, int]]) -> None:
 def _seat(mixer: Mixing, components: Collection[str], rows: Sequence[tuple[SampleState, int]]) -> None:
     """Give each state's rows its own strengths."""
     samples = [
-        Sample(plan=state.plan, adapters=state.adapters, step=state.step + 1, rows=count)
+        Sample(plan=state.plan, adapters=cast(Any, state.adapters), step=state.step + 1, rows=count)
         for state, count in rows
     ]
     mixer.assign(samples, components)

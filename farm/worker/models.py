@@ -128,6 +128,11 @@ class HotModel:
         self.patcher = MeasuredPatcher(loaded, device, clock, way, tree.path)
         self.machine: Machine | None = machine_for(loaded, self.patcher)
 
+    @property
+    def denoisers(self) -> tuple[str, ...]:
+        """Components that run at every step."""
+        return self._denoisers
+
     def choose_mode(
         self, plan: StrengthPlan, adapters: Mapping[str, Adapter], batch_key: str, pictures: int
     ) -> Mode:

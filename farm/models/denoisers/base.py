@@ -15,7 +15,6 @@ from farm.models.encode import Text, Texts
 from farm.models.load import LoadedModel
 from farm.models.state import SampleSpec, SampleState
 
-
 #: Told before each forward pass which states have how many of its rows, in their order.
 Seat = Callable[[Sequence[tuple[SampleState, int]]], None]
 
