@@ -180,8 +180,13 @@ class Gains:
         with self._lock:
             return self._useful(batch_key, mixed, now)
 
+    def size(self, batch_key: str, now: float) -> int:
+        """The same for the kind of pass that was shared last."""
+        with self._lock:
+            return self._useful(batch_key, self._latest.get(batch_key, True), now)
+
     def sizes(self, now: float) -> dict[str, int]:
-        """The same by batch key, for the kind of pass that was shared last."""
+        """`size` by batch key, for all that were measured."""
         with self._lock:
             keys = dict.fromkeys(key for key, _ in self._speeds)
             return {key: self._useful(key, self._latest.get(key, True), now) for key in keys}

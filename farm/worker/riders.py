@@ -60,8 +60,7 @@ class Riders:
         if not riders:
             return 1
         key, pictures = riders[0].ride.work.job.batch_key, sum(map(_pictures, riders))
-        sizes = self._kit.gains.sizes(now)
-        return max(1, sizes.get(key, 1) * len(riders) // max(1, pictures))
+        return max(len(riders), self._kit.gains.size(key, now) * len(riders) // pictures)
 
     def may_join(self, ride: Ride) -> bool:
         """Whether a job may begin beside those that run, at this border; the way of applying adapters is made theirs."""
