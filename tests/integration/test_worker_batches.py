@@ -224,7 +224,7 @@ def test_one_gives_way_in_mid_batch_and_joins_another_later(rig: Rig, start: Sta
 def test_g09_a_drain_in_mid_batch_saves_every_job(rig: Rig, start: Start, adapters: None) -> None:
     halt = Watched()
     worker = start(halt, checkpoint_seconds=0, **TOGETHER)
-    jobs = add_jobs(rig, 3, steps=40)
+    jobs = add_jobs(rig, 3)
     aboard(rig, worker, halt, jobs)
     halt.move_on(to=5)
     assert halt.reached.wait(30)
@@ -239,7 +239,7 @@ def test_g09_a_drain_in_mid_batch_saves_every_job(rig: Rig, start: Start, adapte
         rig.assign(job, other.id)
     assert ended(rig, jobs) == ["succeeded"] * 3
     assert [details(rig, job, "resume") for job in jobs] == [
-        [f"went on from step {n} of 40"] for n in (6, 4, 4)
+        [f"went on from step {n} of 8"] for n in (6, 4, 4)
     ]
     assert_as_alone(rig, start, jobs)
 
@@ -247,7 +247,7 @@ def test_g09_a_drain_in_mid_batch_saves_every_job(rig: Rig, start: Start, adapte
 def test_g19_kill_9_in_mid_batch_loses_nothing(rig: Rig, start: Start, adapters: None) -> None:
     script = "from farm.settings import load_settings; from farm.worker.main import run; run(load_settings())"
     environment = environment_of(rig.settings.model_copy(update={"checkpoint_seconds": 0.02, **TOGETHER}))
-    jobs = add_jobs(rig, 3, steps=300)
+    jobs = add_jobs(rig, 3, steps=120)
     with (rig.folder / "log").open("wb") as log:
         child = subprocess.Popen(
             [sys.executable, "-c", script], env={**os.environ, **environment}, stdout=log, stderr=log
@@ -272,7 +272,7 @@ def test_g19_kill_9_in_mid_batch_loses_nothing(rig: Rig, start: Start, adapters:
     for row in left:
         rig.assign(row.id, other.id)
         assert rig.wait_for(row.id, "succeeded", "failed").state == "succeeded"
-        assert details(rig, row.id, "resume") == [f"went on from step {row.checkpoint_step} of 300"]
+        assert details(rig, row.id, "resume") == [f"went on from step {row.checkpoint_step} of 120"]
         assert len(rig.images(row.id)) == 1
         assert rig.attempt(row.id, 2).timings["shared_steps"] == 0
 
