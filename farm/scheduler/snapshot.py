@@ -13,6 +13,7 @@ from farm.db.models import Job, Model, User, Worker
 from farm.db.models import Pause as PauseRow
 from farm.jobs.reports import WorkerReport
 from farm.jobs.states import HELD, State
+from farm.scheduler.batches import Given, batch_of
 from farm.scheduler.group import Need, WaitingJob, front, gather
 from farm.scheduler.lanes import WorkerView
 from farm.scheduler.pauses import Pause
@@ -42,7 +43,7 @@ def take_snapshot(
         if worker.id not in standing_still
     ]
     views = _worker_views(session, workers, window)
-    free = sum(view.free_slots for view in views)
+    free = sum(view.free_slots + view.batch.seats for view in views)
     weights = _waiting_users(session)
     waiting = [job for owner in weights for job in _waiting(session, owner, now, front(free, len(weights)))]
     return Snapshot(
@@ -136,18 +137,27 @@ def _worker_views(session: Session, workers: list[Worker], window: int) -> list[
 def _view(worker: Worker, jobs: list[Job], window: int) -> WorkerView:
     report = WorkerReport.from_dict(worker.report)
     rates = Rates(seconds_per_step=report.seconds_per_step, load_seconds=report.load_seconds)
-    given = {network["sha256"] for job in jobs for network in job.networks}
-    latest = max(jobs, key=lambda job: (job.assigned_at is not None, job.assigned_at), default=None)
+    coming = {network["sha256"] for job in jobs for network in job.networks}
+    jobs = sorted(jobs, key=lambda job: (job.assigned_at.timestamp() if job.assigned_at else 0.0, job.id))
+    latest = jobs[-1] if jobs else None
+    given = [
+        Given(key=(job.model_key, job.batch_key), pictures=job.count, lost_before=job.crash_count > 0)
+        for job in jobs
+    ]
+    batch = batch_of(given, report.batch_sizes)
     return WorkerView(
         id=worker.id,
         name=worker.name,
-        free_slots=max(0, window - len(jobs)),
+        # the batch takes one place, whoever is in it
+        free_slots=max(0, window - len(jobs) + max(0, batch.aboard - 1)),
         busy_seconds=sum(
             rates.job_seconds(job.batch_key, max(0, job.steps - job.step), job.count) for job in jobs
         ),
         model_key=latest.model_key if latest else (report.models[-1] if report.models else None),
-        adapters=frozenset(report.adapters) | given,
+        adapters=frozenset(report.adapters) | coming,
         disk=frozenset(report.disk),
         rates=rates,
         memory_bytes=report.memory_total,
+        batch=batch,
+        batch_sizes=report.batch_sizes,
     )
