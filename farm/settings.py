@@ -130,6 +130,15 @@ class Settings(BaseSettings):
         50 * 1024**3, ge=0, description="Most bytes of models and adapters kept on disk."
     )
     model_cache_count: Count = Field(1, description="Base models kept loaded.")
+    batch_limit: Count = Field(
+        8,
+        description="Most pictures of several jobs that a worker denoises in one forward pass; 1: jobs never share one.",
+    )
+    batch_measured: bool = Field(
+        True,
+        description="Share a forward pass as far as it makes more pictures a second on this device, as measured; false: "
+        "as far as the limit allows.",
+    )
     torch_threads: int = Field(0, ge=0, description="CPU threads of torch; 0: torch's own choice.")
     preview_every: int = Field(2, ge=0, description="Steps between live previews; 0: none.")
     checkpoint_seconds: float = Field(

@@ -39,6 +39,8 @@ class WorkerReport:
     fetch_bytes_per_second: float | None = None
     #: to parse an adapter that is on disk and put it into the weights, as measured; None: not yet
     adapter_seconds: float | None = None
+    #: by batch key: pictures that it is worth denoising in one forward pass, of any jobs; 1 where it is not there
+    batch_sizes: Mapping[str, int] = field(default_factory=dict)
     #: since the worker started
     cache_hits: int = 0
     cache_misses: int = 0

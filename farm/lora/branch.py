@@ -48,6 +48,8 @@ class SideBranch:
 
     #: copies of weights that this mode keeps
     pristine_bytes = 0
+    #: `assign` gives each row of a pass strengths of its own
+    mixes = True
 
     def __init__(self, modules: Mapping[str, nn.Module], layout: Layout) -> None:
         """`modules` by component name."""

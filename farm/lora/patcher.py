@@ -59,6 +59,9 @@ class Patcher:
     Not for several threads; apply between two forward passes.
     """
 
+    #: a weight is the same for all rows of a pass
+    mixes = False
+
     def __init__(
         self,
         modules: Mapping[str, nn.Module],

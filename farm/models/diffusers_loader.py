@@ -83,6 +83,8 @@ _NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safe
 class DiffusersPatcher:
     """Puts the strengths of a plan into peft's layers. Not for several threads; apply between two forward passes."""
 
+    mixes = False
+
     def __init__(
         self, pipeline: Any, layout: Layout, modules: Mapping[str, Any], *, fuse: bool, pristine: Where
     ):

@@ -7,25 +7,28 @@ is in its denoiser (`farm.models.denoisers`).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from farm.errors import Permanent
+from farm.lora.branch import Sample
 from farm.lora.schedule import StrengthPlan
 from farm.models import schedulers
 from farm.models.asked import check_asked
 from farm.models.clip import Clip
 from farm.models.decode import decode, to_images
 from farm.models.denoisers import denoiser_for
+from farm.models.denoisers.base import Seat
 from farm.models.encode import PromptEncoder
 from farm.models.load import LoadedModel
 from farm.models.preview import Previewer
 from farm.models.state import SampleSpec, SampleState, State
-from farm.models.strengths import AdapterLike, PatcherLike, weights_key
+from farm.models.strengths import AdapterLike, Mixing, PatcherLike, mixing, weights_key
 
 __all__ = ["Diverged", "SampleSpec", "SampleState", "StepMachine"]
 
@@ -99,7 +102,8 @@ class StepMachine:
 
     @torch.no_grad()
     def step(self, states: Sequence[SampleState]) -> None:
-        """Denoise every state by one step; those that agree in shape and strengths share a forward pass.
+        """Denoise every state by one step; those that agree in shape share a forward pass, where their strengths agree
+        too or the patcher mixes.
 
         A step that was cut short by an error goes on where it stopped when it is called again.
 
@@ -132,21 +136,49 @@ class StepMachine:
         latents = state.latents if state.denoised is None else state.denoised
         return self._previewer.image(self._denoiser.unpack(latents[:1], state.spec))
 
-    def _group_key(self, state: SampleState) -> Hashable:
-        """Return what states must agree in to share a pass: the shapes of their tensors and the weights."""
-        step = min(state.step + 1, state.steps)
-        weights = weights_key(state.plan, state.adapters, step, self._denoiser.components(state))
+    def shape_key(self, state: SampleState) -> Hashable:
+        """Return what states must agree in to share a pass at any step: the shapes of their tensors."""
         size = (state.spec.width, state.spec.height, tuple(state.latents.shape[1:]))
-        return size, self._denoiser.key(state), weights
+        return size, self._denoiser.key(state)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether states with different weights share a pass now."""
+        return self._mixing is not None
+
+    @property
+    def can_mix(self) -> bool:
+        """Whether this family's states can, with a patcher that mixes."""
+        return self._denoiser.mixes
+
+    @property
+    def _mixing(self) -> Mixing | None:
+        return mixing(self.patcher) if self._denoiser.mixes else None
+
+    def _group_key(self, state: SampleState) -> Hashable:
+        """Return what states must agree in to share the next pass."""
+        weights = None if self.mixes else self._weights_key(state)
+        return self.shape_key(state), self._denoiser.components(state), weights
+
+    def _weights_key(self, state: SampleState) -> Hashable:
+        step = min(state.step + 1, state.steps)
+        return weights_key(state.plan, state.adapters, step, self._denoiser.components(state))
 
     def _step_group(self, group: Sequence[SampleState]) -> None:
-        first = group[0]
-        components = self._denoiser.components(first)
-        self.patcher.apply(first.plan, first.adapters, first.step + 1, components=components)
+        seat = self._patch(group)
         targets = {id(state): state.bounds[state.step + 1] for state in group}
         while waiting := [state for state in group if state.calls < targets[id(state)]]:
-            for state, predicted in zip(waiting, self._denoiser.predict(waiting), strict=True):
+            for state, predicted in zip(waiting, self._denoiser.predict(waiting, seat), strict=True):
                 self._advance(state, predicted)
+
+    def _patch(self, group: Sequence[SampleState]) -> Seat:
+        """Make the weights those of the group's next step; return what is still to be done before each pass."""
+        first, mixer = group[0], self._mixing
+        components = self._denoiser.components(first)
+        if mixer is None or len({self._weights_key(state) for state in group}) == 1:
+            self.patcher.apply(first.plan, first.adapters, first.step + 1, components=components)
+            return _sit_anywhere
+        return partial(_seat, mixer, components)
 
     @staticmethod
     def _advance(state: SampleState, predicted: Tensor) -> None:
@@ -157,3 +189,16 @@ class StepMachine:
         state.denoised = schedulers.denoised(scheduler, output, state.latents, predicted)
         state.latents = output.prev_sample
         state.calls += 1
+
+
+def _sit_anywhere(rows: Sequence[tuple[SampleState, int]]) -> None:
+    """All rows have the same weights."""
+
+
+def _seat(mixer: Mixing, components: Collection[str], rows: Sequence[tuple[SampleState, int]]) -> None:
+    """Give each state's rows its own strengths."""
+    samples = [
+        Sample(plan=state.plan, adapters=cast(Any, state.adapters), step=state.step + 1, rows=count)
+        for state, count in rows
+    ]
+    mixer.assign(samples, components)

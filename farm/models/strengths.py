@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
-from typing import Any, Protocol
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Any, Protocol, cast
 
+from farm.lora.branch import Sample
 from farm.lora.schedule import StrengthPlan
 
 
@@ -17,7 +18,11 @@ class AdapterLike(Protocol):
 
 
 class PatcherLike(Protocol):
-    """Whoever puts strengths into the weights of a model."""
+    """Whoever puts strengths into the weights of a model, or beside them."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it can give each row of a pass strengths of its own; see `Mixing`."""
 
     def apply(
         self,
@@ -27,6 +32,18 @@ class PatcherLike(Protocol):
         components: Collection[str] | None = None,
     ) -> Any:
         """Make the weights of `components` those that `plan` asks for while `step` is denoised."""
+
+
+class Mixing(PatcherLike, Protocol):
+    """A patcher that can do so now."""
+
+    def assign(self, samples: Sequence[Sample], components: Collection[str] | None = None) -> Any:
+        """Make the rows of the next pass act as their own plans want; see `farm.lora.branch`."""
+
+
+def mixing(patcher: PatcherLike) -> Mixing | None:
+    """Return the patcher as one that mixes, if it does."""
+    return cast(Mixing, patcher) if patcher.mixes else None
 
 
 def weights_key(

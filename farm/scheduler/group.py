@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from farm.scheduler.batches import RideKey
+
 #: Jobs of each user read beyond a share of what the workers' windows can take, so that the outlook reaches into the queue.
 LOOK_AHEAD = 100
 
@@ -96,6 +98,11 @@ class GroupKey:
 
     def __hash__(self) -> int:
         return self._hash
+
+    @property
+    def ride(self) -> RideKey:
+        """Equal for jobs that may share forward passes."""
+        return self.need.model_key, self.batch_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from farm.jobs.pins import met
 from farm.jobs.rates import Rates, start_cost
+from farm.scheduler.batches import Batch, Boarding
 from farm.scheduler.group import Group, Need
 from farm.scheduler.score import toll
 
@@ -36,6 +37,10 @@ class WorkerView:
     #: bytes of its device in all; 0: not told
     memory_bytes: int = 0
     tags: frozenset[str] = frozenset()
+    #: what runs there, which others may join beyond the window
+    batch: Batch = field(default_factory=Batch)
+    #: pictures that are worth a forward pass there, by batch key
+    batch_sizes: Mapping[str, int] = field(default_factory=dict)
 
     def suits(self, need: Need) -> bool:
         """Whether a job's pins allow this worker."""
@@ -52,11 +57,12 @@ class WorkerView:
 class Lane:
     """One worker during planning: its view, moved on by what was given to it."""
 
-    __slots__ = ("busy", "crowd", "kept", "model_key", "more", "shelved", "slots", "view")
+    __slots__ = ("boarding", "busy", "crowd", "kept", "model_key", "more", "shelved", "slots", "view")
 
     def __init__(self, view: WorkerView):
         self.view = view
         self.slots = view.free_slots
+        self.boarding = Boarding(view.batch, view.batch_sizes)
         self.busy = view.busy_seconds
         self.model_key = view.model_key
         #: of `busy`, seconds kept for jobs that wait for it
@@ -67,6 +73,11 @@ class Lane:
         self.more = _NOTHING
         #: `busy`, and whether it had room, when the shelves were built
         self.shelved = (0.0, False)
+
+    @property
+    def open(self) -> bool:
+        """Whether it takes anything now."""
+        return self.slots > 0 or self.boarding.seats > 0
 
     def holds(self, sha: str) -> bool:
         return sha in self.view.adapters or sha in self.more
@@ -122,6 +133,10 @@ class Lane:
     def work(self, group: Group) -> float:
         """Device seconds of one job of the group, once started."""
         return self.view.rates.step_seconds(group.key.batch_key) * group.steps
+
+    def wait(self, group: Group) -> float:
+        """Seconds that those who join its batch do not wait, and others do."""
+        return self.busy if self.boarding.seats and not self.boarding.has_seat(group.key.ride) else 0.0
 
     def keep(self, seconds: float) -> None:
         self.kept += seconds

@@ -171,18 +171,25 @@ class _Round:
 
     def give(self) -> None:
         """Fill the room that there is."""
-        lanes = [(lane.busy, lane.view.name, lane) for lane in self.fleet.lanes if lane.slots > 0]
+        lanes = [(lane.busy, lane.view.name, lane) for lane in self.fleet.lanes if lane.open]
         heapq.heapify(lanes)
         aside: dict[str, int] = {}
         while lanes and not self.turns.over():
             busy, name, lane = heapq.heappop(lanes)
-            if lane.slots <= 0:
+            if not lane.open:
                 continue
             if lane.busy != busy:
                 heapq.heappush(lanes, (lane.busy, name, lane))
                 continue
             item = self._pick(lane)
             if item is None:
+                continue
+            if lane.boarding.has_seat(item.group.key.ride):
+                self._assign(item, lane)
+                heapq.heappush(lanes, (lane.busy, name, lane))
+                continue
+            if lane.slots <= 0:
+                # its turn will come when the batch has ended
                 continue
             need = item.group.key.need
             best = self.fleet.best(need) or lane
@@ -197,7 +204,7 @@ class _Round:
             elif best.slots <= 0:
                 best = lane
             self._assign(item, best)
-            if best is not lane or lane.slots > 0:
+            if best is not lane or lane.open:
                 heapq.heappush(lanes, (lane.busy, name, lane))
 
     def _wait_for(self, item: Open, best: Lane, lane: Lane) -> None:
@@ -213,7 +220,7 @@ class _Round:
         key, head = item.group.key, item.head
         self.assignments.append(Assignment(job_id=head.id, attempt=head.attempt, worker_id=lane.view.id))
         self._given.setdefault((key.owner_id, item.rank), []).append(item.since)
-        lane.slots -= 1
+        lane.slots -= not lane.boarding.give(key.ride)
         self._quota.take(key.owner_id, key.key_id)
         self._move_on(item, lane)
         if self._quota.full(key.owner_id, key.key_id):
@@ -264,7 +271,11 @@ class _Round:
         need = item.group.key.need
         if need.pinned and not lane.view.suits(need):
             return best
-        shift = 0.0 if item.passed >= MAX_PASSED else min(lane.price(need) * self._haste, self._most)
+        shift = (
+            0.0
+            if item.passed >= MAX_PASSED
+            else min(lane.price(need) * self._haste + lane.wait(item.group), self._most)
+        )
         entry = (place[0] + shift, place[1], item)
         return entry if best is None or entry[:2] < best[:2] else best
 
@@ -334,6 +345,7 @@ class _Round:
         """Give back what was only kept, and let every lane take all."""
         for lane in self.fleet.lanes:
             lane.slots = _ENDLESS
+            lane.boarding.close()
             lane.keep(-lane.kept)
         self.turns.unindex()
         for item in self._opens:

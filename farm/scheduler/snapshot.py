@@ -18,6 +18,7 @@ from farm.jobs.rates import Rates, on_disk
 from farm.jobs.reports import WorkerReport
 from farm.jobs.states import HELD, PRIORITIES, Stage, State
 from farm.models.stepwise import STEPWISE
+from farm.scheduler.batches import Rider, batch_of
 from farm.scheduler.group import Need, WaitingJob, front, gather
 from farm.scheduler.held import Held
 from farm.scheduler.lanes import WorkerView
@@ -66,16 +67,10 @@ def take_snapshot(
     given = _given(session, [worker.id for worker in workers])
     reports = {worker.id: WorkerReport.from_dict(worker.report) for worker in workers}
     views = [
-        # a suspect worker gets one job at a time
-        _view(
-            worker,
-            reports[worker.id],
-            [row.job for row in given[worker.id]],
-            1 if worker.id in suspect else window,
-        )
+        _view(worker, reports[worker.id], [row.job for row in given[worker.id]], window, worker.id in suspect)
         for worker in workers
     ]
-    free = sum(view.free_slots for view in views)
+    free = sum(view.free_slots + view.batch.seats for view in views)
     users = _waiting_users(session)
     keys = _limited_keys(session)
     # a key with a limit has a queue of its own: what waits for it must not hide what else the user asked for
@@ -256,19 +251,30 @@ def _left(job: Job, rates: Rates) -> float:
     return rates.job_seconds(job.batch_key, max(0, job.steps - done), job.count)
 
 
-def _view(worker: Worker, report: WorkerReport, jobs: list[Job], window: int) -> WorkerView:
+def _view(worker: Worker, report: WorkerReport, jobs: list[Job], window: int, suspect: bool) -> WorkerView:
+    """`jobs`: what it has, in the order in which it was given them."""
     rates = Rates.of(report)
-    given = {network["sha256"] for job in jobs for network in job.networks}
-    latest = max(jobs, key=lambda job: (job.assigned_at is not None, job.assigned_at), default=None)
+    coming = {network["sha256"] for job in jobs for network in job.networks}
+    latest = jobs[-1] if jobs else None
+    # a suspect worker gets one job at a time
+    window, sizes = (1, {}) if suspect else (window, report.batch_sizes)
+    riders = [
+        Rider(key=(job.model_key, job.batch_key), pictures=job.count, lost_before=job.crash_count > 0)
+        for job in jobs
+    ]
+    batch = batch_of(riders, sizes)
     return WorkerView(
         id=worker.id,
         name=worker.name,
-        free_slots=max(0, window - len(jobs)),
+        # the batch takes one place, whoever is in it
+        free_slots=max(0, window - len(jobs) + max(0, batch.aboard - 1)),
         busy_seconds=sum(_left(job, rates) for job in jobs),
         model_key=latest.model_key if latest else (report.models[-1] if report.models else None),
-        adapters=frozenset(report.adapters) | given,
+        adapters=frozenset(report.adapters) | coming,
         disk=on_disk(report),
         rates=rates,
         memory_bytes=report.memory_total,
         tags=frozenset(report.tags),
+        batch=batch,
+        batch_sizes=sizes,
     )

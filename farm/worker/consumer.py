@@ -64,7 +64,11 @@ class Consumer:
     def stop(self, seconds: float = 5.0) -> None:
         """Stop listening. Messages in work stay unacknowledged and go back to the queue, where they are stale."""
         if self._controller is not None:
-            self._controller.stop()
+            try:
+                self._controller.stop()
+            except Exception as error:
+                # kombu reads from its connection while closing it, which another thread may have closed already
+                log.warning("consumer_stopped_badly", error=f"{type(error).__name__}: {error}")
         if self._thread is not None:
             self._thread.join(seconds)
 

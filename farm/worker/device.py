@@ -44,6 +44,17 @@ class Device:
         if self.is_cuda:
             torch.cuda.synchronize(self.name)
 
+    def watch_memory(self) -> int:
+        """Bytes that torch has on the device now, for `needed_memory`; 0 where nobody counts, as on a CPU."""
+        if not self.is_cuda:
+            return 0
+        torch.cuda.reset_peak_memory_stats(self.name)
+        return int(torch.cuda.memory_allocated(self.name))
+
+    def needed_memory(self, before: int) -> int:
+        """Most bytes that there were since, above what `watch_memory` gave."""
+        return int(torch.cuda.max_memory_allocated(self.name)) - before if self.is_cuda else 0
+
     def give_back_memory(self) -> None:
         """Free what nothing refers to any more."""
         gc.collect()

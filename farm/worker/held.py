@@ -35,6 +35,8 @@ class Timings:
     cache_hits: int = 0
     cache_misses: int = 0
     model_hit: bool = False
+    #: steps that were sampled together with other jobs; the seconds of such a step are shared by pictures
+    shared_steps: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -44,6 +46,7 @@ class Timings:
             "cache_hits": self.cache_hits,
             "cache_misses": self.cache_misses,
             "model_hit": self.model_hit,
+            "shared_steps": self.shared_steps,
         }
 
 

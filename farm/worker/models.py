@@ -9,7 +9,7 @@ from typing import Any, Literal
 import structlog
 
 from farm.clock import Clock
-from farm.lora.branch import SideBranch
+from farm.lora.branch import Sample, SideBranch
 from farm.lora.compiled import compile_in_place
 from farm.lora.patcher import Key, Patcher, layer_module
 from farm.lora.pristine import Where
@@ -70,17 +70,31 @@ class MeasuredPatcher:
         step: int,
         components: Collection[str] | None = None,
     ) -> Any:
+        way = self._ways[self.mode]
+        report, took = self._counted(lambda: way.apply(plan, adapters, step, components))
+        if report.changed and self.mode == "patch" and self._denoisers.intersection(components or ()):
+            self.rates.wrote(took, report.changed, first=step == 1)
+        return report
+
+    @property
+    def mixes(self) -> bool:
+        """Whether rows of a pass may have adapters of their own now."""
+        return self.mode == "branch"
+
+    def assign(self, samples: Sequence[Sample], components: Collection[str] | None = None) -> Any:
+        """See `farm.lora.branch.SideBranch.assign`."""
+        return self._counted(lambda: self.branch.assign(samples, components))[0]
+
+    def _counted(self, apply: Callable[[], Any]) -> tuple[Any, float]:
         began = self._clock.monotonic()
         try:
-            report = self._ways[self.mode].apply(plan, adapters, step, components)
+            report = apply()
             if report.changed:
                 self._device.wait()
         finally:
             took = self._clock.monotonic() - began
             self.seconds += took
-        if report.changed and self.mode == "patch" and self._denoisers.intersection(components or ()):
-            self.rates.wrote(took, report.changed, first=step == 1)
-        return report
+        return report, took
 
     def restore(self) -> None:
         self._ways[self.mode].restore()
@@ -113,6 +127,11 @@ class HotModel:
                 compile_in_place(loaded.modules[name])
         self.patcher = MeasuredPatcher(loaded, device, clock, way, tree.path)
         self.machine: Machine | None = machine_for(loaded, self.patcher)
+
+    @property
+    def denoisers(self) -> tuple[str, ...]:
+        """Components that run at every step."""
+        return self._denoisers
 
     def choose_mode(
         self, plan: StrengthPlan, adapters: Mapping[str, Adapter], batch_key: str, pictures: int

@@ -21,9 +21,8 @@ from farm.worker.progress import Progress
 
 log = structlog.get_logger(__name__)
 
-#: Jobs between claim and last step: one samples, one is being prepared. More would only be taken from other workers.
-AHEAD = 2
-
+#: how often one that waits at the gate looks whether the limit has grown
+_LOOK_SECONDS = 0.2
 
 #: Does a job of one kind and records its result; calls the last argument once the device is free for the next job.
 #: False: another attempt owns the job.
@@ -43,8 +42,11 @@ class Stages:
         worker_name: str,
         keeper: Keeper,
         look: Callable[[], None],
+        *,
+        ahead: Callable[[], int],
     ):
-        """`look` starts what waits for this worker, in other threads."""
+        """`look` starts what waits for this worker, in other threads; `ahead`: how many jobs may be between claim and last
+        step now: more would only be taken from other workers."""
         self._effects = effects
         self._hands = hands
         self._patience = patience
@@ -53,7 +55,7 @@ class Stages:
         self._worker_name = worker_name
         self._keeper = keeper
         self._endings = Endings(effects, patience, keeper)
-        self._ahead = threading.Semaphore(AHEAD)
+        self._gate = _Gate(ahead)
         self._claiming = threading.Lock()
         self._look = look
         #: a claim was refused: its job may have had to wait for another one's end
@@ -61,18 +63,15 @@ class Stages:
 
     def has_room(self) -> bool:
         """Whether a job would be claimed at once."""
-        if not self._ahead.acquire(blocking=False):
-            return False
-        self._ahead.release()
-        return self._hands.takes_jobs()
+        return self._gate.is_open() and self._hands.takes_jobs()
 
     def run(self, job_id: str, attempt: int) -> bool:
         """Do this attempt of a job, if it is this worker's to claim; False when it is not, or not now.
 
         Returns when the attempt has ended, however it did; raises nothing.
         """
-        self._ahead.acquire()
-        ahead = _Once(self._ahead)
+        self._gate.enter()
+        ahead = _Once(self._gate)
         try:
             held = self._claim(job_id, attempt)
             if held is None:
@@ -140,11 +139,34 @@ class Stages:
         return "succeeded"
 
 
-class _Once:
-    """Releases a semaphore the first time it is asked to."""
+class _Gate:
+    """Lets in as many as a limit says that moves."""
 
-    def __init__(self, semaphore: threading.Semaphore):
-        self._semaphore = semaphore
+    def __init__(self, limit: Callable[[], int]):
+        self._limit = limit
+        self._changed = threading.Condition()
+        self._inside = 0
+
+    def is_open(self) -> bool:
+        return self._inside < self._limit()
+
+    def enter(self) -> None:
+        with self._changed:
+            while not self.is_open():
+                self._changed.wait(_LOOK_SECONDS)
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
+
+
+class _Once:
+    """Leaves a gate the first time it is asked to."""
+
+    def __init__(self, gate: _Gate):
+        self._gate = gate
         self._lock = threading.Lock()
         self._done = False
 
@@ -152,4 +174,4 @@ class _Once:
         with self._lock:
             done, self._done = self._done, True
         if not done:
-            self._semaphore.release()
+            self._gate.leave()

@@ -32,12 +32,14 @@ from farm.queue.redis import connect
 from farm.settings import Settings
 from farm.store.disk import DiskCache
 from farm.store.s3 import open_store
+from farm.worker.batching import Gains
 from farm.worker.consumer import Consumer
 from farm.worker.device import Device, pick_device
 from farm.worker.effects import Effects, sql_effects, store_effects
 from farm.worker.extract import Extractor
 from farm.worker.held import Hands
 from farm.worker.keeper import Keeper
+from farm.worker.kit import Kit
 from farm.worker.layouts import Layouts
 from farm.worker.measured import measured
 from farm.worker.memory import AdapterCache, ModelCache
@@ -53,14 +55,12 @@ from farm.worker.rates import Rates
 from farm.worker.render import Renderer
 from farm.worker.resume import Resumer
 from farm.worker.sample import Sampler
-from farm.worker.stages import AHEAD, Runner, Stages
+from farm.worker.stages import Runner, Stages
 from farm.worker.traffic import Traffic
 from farm.worker.way import LoraWay
 
 log = structlog.get_logger(__name__)
 
-#: One more than what may be ahead of the last step: that one uploads.
-THREADS = AHEAD + 1
 #: Kept back from the time to drain, for leaving the fleet.
 _LEAVE_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
@@ -102,6 +102,7 @@ class Worker:
             settings.lora_in_memory_limit, settings.lora_cache_bytes
         )
         self._rates = Rates()
+        self._gains = Gains(settings.batch_limit, measured=settings.batch_measured)
         self.hands = Hands(clock)
         self._wrap = wrap
         self._id = ""
@@ -177,6 +178,7 @@ class Worker:
             load_seconds=self._rates.load_seconds(),
             fetch_bytes_per_second=self._rates.fetch_bytes_per_second(),
             adapter_seconds=self._rates.adapter_seconds(),
+            batch_sizes=self._gains.sizes(self._clock.monotonic()),
             cache_hits=self.hands.cache_hits,
             cache_misses=self.hands.cache_misses,
             bytes_fetched=self.hands.bytes_fetched,
@@ -252,9 +254,22 @@ class Worker:
             debug=settings.lora_debug,
         )
         self._sampler = Sampler(
-            effects, self.device, self._models, self._adapters, hands, self._progress, self._rates, clock,
-            resumer=resumer, preview_every=settings.preview_every, way=LoraWay.of(settings), compiled=settings.compile,
-        )  # fmt: skip
+            Kit(
+                effects=effects,
+                device=self.device,
+                models=self._models,
+                adapters=self._adapters,
+                hands=hands,
+                progress=self._progress,
+                rates=self._rates,
+                gains=self._gains,
+                clock=clock,
+                resumer=resumer,
+                preview_every=settings.preview_every,
+                way=LoraWay.of(settings),
+                compiled=settings.compile,
+            )
+        )
         publisher = Publisher(effects, patience, clock)
         extractor = Extractor(
             effects, preparer, self._sampler, hands, self._progress, patience, self._rates, self.device, clock
@@ -265,9 +280,13 @@ class Worker:
             ).run,
             Kind.EXTRACT: extractor.run,
         }
-        stages = Stages(effects, hands, patience, runners, self._progress, self.name, keeper, self._look)
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="poll")
-        self._consumer = Consumer(self._redis_url, self._id, stages.run, threads=THREADS)
+        stages = Stages(
+            effects, hands, patience, runners, self._progress, self.name, keeper, self._look, ahead=self._sampler.ahead
+        )  # fmt: skip
+        # a full batch, one that is prepared, one that is uploaded
+        threads = settings.batch_limit + 2
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="poll")
+        self._consumer = Consumer(self._redis_url, self._id, stages.run, threads=threads)
         self._heartbeat = Heartbeat(
             effects,
             hands,

@@ -10,6 +10,8 @@ from farm.lora.schedule import AdapterSchedule, StrengthPlan
 class NoPatcher:
     """Leaves the weights as they are and remembers what was asked of it: (step, components)."""
 
+    mixes = False
+
     def __init__(self) -> None:
         self.asked: list[tuple[int, tuple[str, ...]]] = []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,10 +15,15 @@ from farm.models.encode import Text, Texts
 from farm.models.load import LoadedModel
 from farm.models.state import SampleSpec, SampleState
 
+#: Told before each forward pass which states have how many of its rows, in their order.
+Seat = Callable[[Sequence[tuple[SampleState, int]]], None]
+
 
 class Denoiser(Texts, Protocol):
     """A family's own part of sampling, for one loaded model. It keeps nothing of a job."""
 
+    #: whether the rows of a pass may have adapters of their own: all its layers see one row for each
+    mixes: bool
     #: whether it makes clips
     video: bool
 
@@ -40,9 +45,9 @@ class Denoiser(Texts, Protocol):
         """Return the components whose weights act in the state's next step."""
 
     def key(self, state: SampleState) -> Hashable:
-        """Return what states of equal size and weights must still agree in to share a pass."""
+        """Return what states of equal size, components and weights must still agree in to share a pass."""
 
-    def predict(self, states: Sequence[SampleState]) -> list[Tensor]:
+    def predict(self, states: Sequence[SampleState], seat: Seat) -> list[Tensor]:
         """Return what the model predicts for the next call of each state, guidance done; shaped as its latents."""
 
     def unpack(self, latents: Tensor, spec: SampleSpec) -> Tensor:
@@ -54,6 +59,7 @@ class PipelineDenoiser:
 
     video = False
     zero_negative = False
+    mixes = True
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
@@ -90,12 +96,14 @@ class PipelineDenoiser:
     def unpack(self, latents: Tensor, spec: SampleSpec) -> Tensor:
         return latents
 
-    def predict(self, states: Sequence[SampleState]) -> list[Tensor]:
+    def predict(self, states: Sequence[SampleState], seat: Seat) -> list[Tensor]:
         """One pass under the prompts, another under the negative prompts of those that have one."""
+        seat([(state, len(state.latents)) for state in states])
         found = self.forward(states, [state.text.positive for state in states])
         negatives = [state.text.negative for state in states]
         guided = [n for n, text in enumerate(negatives) if text is not None]
         if guided:
+            seat([(states[n], len(states[n].latents)) for n in guided])
             without = self.forward(
                 [states[n] for n in guided], [text for text in negatives if text is not None]
             )

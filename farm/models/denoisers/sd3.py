@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from farm.models.denoisers.base import PipelineDenoiser, shift
+from farm.models.denoisers.base import PipelineDenoiser, Seat, shift
 from farm.models.encode import Text
 from farm.models.state import SampleSpec, SampleState
 
@@ -34,8 +34,9 @@ class SD3Denoiser(PipelineDenoiser):
         noise: Tensor = self.prepared(channels, spec, generators, self.model.dtype)
         return noise
 
-    def predict(self, states: Sequence[SampleState]) -> list[Tensor]:
+    def predict(self, states: Sequence[SampleState], seat: Seat) -> list[Tensor]:
         inputs = [self._inputs(state) for state in states]
+        seat([(state, len(one["hidden_states"])) for state, one in zip(states, inputs, strict=True)])
         told = {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}
         predicted = self.pipeline.transformer(**told, return_dict=False)[0]
         parts = predicted.split([len(one["hidden_states"]) for one in inputs])

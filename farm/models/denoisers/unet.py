@@ -9,7 +9,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from farm.models.denoisers.base import only_pictures
+from farm.models.denoisers.base import Seat, only_pictures
 from farm.models.denoisers.clip import ChunkedTexts
 from farm.models.state import SampleSpec, SampleState
 
@@ -18,6 +18,7 @@ class UNetDenoiser(ChunkedTexts):
     """Denoises with the UNet of one loaded model."""
 
     video = False
+    mixes = True
 
     def check_frames(self, spec: SampleSpec) -> None:
         only_pictures(self.model, spec)
@@ -46,9 +47,10 @@ class UNetDenoiser(ChunkedTexts):
     def unpack(self, latents: Tensor, spec: SampleSpec) -> Tensor:
         return latents
 
-    def predict(self, states: Sequence[SampleState]) -> list[Tensor]:
+    def predict(self, states: Sequence[SampleState], seat: Seat) -> list[Tensor]:
         """Return what the UNet predicts for the next call of each state, in one forward pass."""
         inputs = [self._inputs(state) for state in states]
+        seat([(state, len(one["sample"])) for state, one in zip(states, inputs, strict=True)])
         told = {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}
         options: dict[str, Any] = {}
         if "text_embeds" in told:

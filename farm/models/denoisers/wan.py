@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from farm.errors import BadRequest
 from farm.models.denoisers.base import PipelineDenoiser, joined, parted, timesteps, tokens
 from farm.models.encode import Text
+from farm.models.load import LoadedModel
 from farm.models.state import SampleSpec, SampleState
 
 
@@ -18,6 +19,11 @@ class WanDenoiser(PipelineDenoiser):
     """Denoises as `WanPipeline` does: latents are float32 whatever the model's dtype."""
 
     video = True
+
+    def __init__(self, model: LoadedModel) -> None:
+        super().__init__(model)
+        # a model with a time for each patch sees those of all rows in a row
+        self.mixes = not self.pipeline.config.expand_timesteps
 
     def check_frames(self, spec: SampleSpec) -> None:
         every = self.pipeline.vae_scale_factor_temporal
@@ -55,9 +61,6 @@ class WanDenoiser(PipelineDenoiser):
     def components(self, state: SampleState) -> tuple[str, ...]:
         """Return the expert that the next step runs."""
         return ("transformer_2",) if self._low_noise(state) else ("transformer",)
-
-    def key(self, state: SampleState) -> Hashable:
-        return self.components(state), super().key(state)
 
     def forward(self, states: Sequence[SampleState], texts: Sequence[Text]) -> list[Tensor]:
         latents, times = joined(states), timesteps(states)

@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from farm.models.denoisers.base import PipelineDenoiser, shift
+from farm.models.denoisers.base import PipelineDenoiser, Seat, shift
 from farm.models.encode import Text
 from farm.models.state import SampleSpec, SampleState
 
 
 class ZImageDenoiser(PipelineDenoiser):
     """Denoises as `ZImagePipeline` does: latents are float32 whatever the model's dtype."""
+
+    #: its first layers see the tokens of all pictures in a row
+    mixes = False
 
     def encode(self, text: str, size: int) -> Text:
         """Return the last but one layer of Qwen3, as long as the text is."""
@@ -43,7 +46,7 @@ class ZImageDenoiser(PipelineDenoiser):
         # the transformer fills up texts of different lengths itself
         return None
 
-    def predict(self, states: Sequence[SampleState]) -> list[Tensor]:
+    def predict(self, states: Sequence[SampleState], seat: Seat) -> list[Tensor]:
         """One pass: for each state all its pictures under the prompt, then under the negative prompt."""
         pictures: list[Tensor] = []
         times: list[Tensor] = []
