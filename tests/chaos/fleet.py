@@ -213,12 +213,12 @@ class Fleet:
 
     def finished_jobs(self, *states: str, seconds: float = 120.0) -> None:
         """Wait until all jobs have ended, as one of `states`; not one more in so many seconds is a failure."""
-        while left := self._unended():
-            self.rig.wait_until(lambda: len(self._unended()) < len(left), self.logs, seconds)
+        while left := self.unended():
+            self.rig.wait_until(lambda: len(self.unended()) < len(left), self.logs, seconds)
         found = {job: self.rig.job(job).state for job in self.jobs}
         assert set(found.values()) <= set(states), (found, self.logs())
 
-    def _unended(self) -> list[str]:
+    def unended(self) -> list[str]:
         query = select(Job.id).where(Job.state.not_in(sorted(TERMINAL)), Job.id.in_(self.jobs))
         with self.rig.sessions() as session:
             return list(session.scalars(query))
