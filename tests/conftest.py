@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# laws hold however slow the machine is
-settings.register_profile("farm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("farm")
+# several processes test at once: torch threads that wait for one another would take the cores from the others
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# an example that takes long says something about the machine only
+settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 pytest_plugins = ["tests.support.services"]
 

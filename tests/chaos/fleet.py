@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from farm.clock import SystemClock
 from farm.db.models import Job
 from farm.jobs import leases, moves
+from farm.jobs.states import TERMINAL
 from farm.scheduler import storewatch
 from farm.settings import Settings
 from tests.support.history import check_history
@@ -212,16 +213,19 @@ class Fleet:
         self.jobs += made
         return made
 
-    def finished_jobs(self, *states: str, seconds: float = 90.0) -> None:
-        """Wait until all jobs have ended, as one of `states`."""
-        ends = ("succeeded", "failed", "cancelled")
-        self.rig.wait_until(
-            lambda: all(self.rig.job(job).state in ends for job in self.jobs), self.logs, seconds
-        )
+    def finished_jobs(self, *states: str, seconds: float = 120.0) -> None:
+        """Wait until all jobs have ended, as one of `states`; not one more in so many seconds is a failure."""
+        while left := self.unended():
+            self.rig.wait_until(lambda: len(self.unended()) < len(left), self.logs, seconds)
         found = {job: self.rig.job(job).state for job in self.jobs}
         assert set(found.values()) <= set(states), (found, self.logs())
 
-    def finished(self, *states: str, seconds: float = 90.0) -> None:
+    def unended(self) -> list[str]:
+        query = select(Job.id).where(Job.state.not_in(sorted(TERMINAL)), Job.id.in_(self.jobs))
+        with self.rig.sessions() as session:
+            return list(session.scalars(query))
+
+    def finished(self, *states: str, seconds: float = 120.0) -> None:
         """As `finished_jobs`; by default all succeed; and check the history."""
         self.finished_jobs(*(states or ("succeeded",)), seconds=seconds)
         check_history(self.rig.sessions, self.rig.store, self.jobs, self.rig.settings.cache_dir)
@@ -257,9 +261,9 @@ def leader(fleet: Fleet, among: Sequence[BaseProcess]) -> BaseProcess:
     return found[0]
 
 
-def await_stopped(process: BaseProcess, rig: Rig) -> None:
+def await_stopped(process: BaseProcess, fleet: Fleet) -> None:
     """Wait until a process has stopped itself."""
-    rig.wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+    fleet.rig.wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, fleet.logs)
 
 
 def kill(process: BaseProcess, number: signal.Signals = signal.SIGKILL) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.chaos.fleet import UNHURRIED, Fault, Fleet, await_stopped, kill, leader
 from tests.support import jobs as rows
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_g11_of_several_schedulers_one_leads_whichever_is_killed_or_stopped(flee
     second = fleet.scheduler(Fault("send_render", act="stop"))
     kill(first)
     fleet.submit(4)
-    await_stopped(second, fleet.rig)
+    await_stopped(second, fleet)
     third = fleet.scheduler()
     assert leader(fleet, [third]) is third
     # two that believe to lead: the one that wakes finds its epoch gone

@@ -29,7 +29,7 @@ from tests.support.history import check_cache
 from tests.support.proxy import Mode, Proxy
 from tests.support.web import WebFarm, fresh_farm, web_app
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture

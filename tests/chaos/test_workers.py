@@ -16,7 +16,7 @@ from tests.chaos.fleet import UNHURRIED, Fault, Fleet, await_stopped, kill
 from tests.support import jobs as rows
 from tests.support.worker import Rig
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
@@ -83,16 +83,15 @@ def test_g03_a_worker_stopped_past_its_lease_changes_nothing_when_it_wakes(fleet
         fleet.worker("sleeper-2", Fault("succeed", act="stop")),
     ]
     for process in sleepers:
-        (job,) = fleet.submit(steps=12)
+        # at the worker that takes them over they last for seconds
+        (job,) = fleet.submit(steps=40)
         rig.assign(job, up(rig, process.name))
-        await_stopped(process, rig)
+        await_stopped(process, fleet)
     stepping, recording = fleet.jobs
     fleet.scheduler()
     healthy = fleet.worker("healthy", Fault("step", act="slow"))
     # they wake while another attempt runs, so that only the number of the attempt tells them from it
-    rig.wait_until(
-        lambda: (job := rig.job(recording)).state == "running" and job.attempt > 1, fleet.logs, seconds=30
-    )
+    rig.wait_until(lambda: (job := rig.job(recording)).state == "running" and job.attempt > 1, fleet.logs)
     for process in sleepers:
         kill(process, signal.SIGCONT)
     fleet.finished_jobs("succeeded")
@@ -126,7 +125,7 @@ def test_g08_a_job_that_kills_every_worker_fails_alone(fleet: Fleet) -> None:
                 workers[name] = fleet.worker(name, poisoned)
         return ended()
 
-    rig.wait_until(supervise, fleet.logs, 150)
+    rig.wait_until(supervise, fleet.logs, 300)
     fleet.finished("succeeded", "failed")
     job = rig.job(poison)
     assert (job.state, job.error_code, job.crash_count) == ("failed", "quarantined", 3)
@@ -222,7 +221,7 @@ def test_g13_a_cancel_at_any_place_leaves_no_picture(fleet: Fleet) -> None:
         (job,) = fleet.submit(count=2, steps=4 if process.name == "asked-2" else 150)
         rig.assign(job, up(rig, process.name))
     for process in workers.values():
-        await_stopped(process, rig)
+        await_stopped(process, fleet)
     for job in fleet.jobs:
         with rig.sessions.begin() as session:
             assert control.cancel(session, rows.OWNER, job, rows.NOW) == "running"

@@ -28,6 +28,12 @@ from tests.support.worker import Rig, Start
 
 
 @pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """SQLite alone: what differs between databases is tested with the statements themselves."""
+    return sqlite_url
+
+
+@pytest.fixture
 def rig(rig: Rig, tmp_path: Path, small_model: Path) -> Rig:
     """With two adapters in the farm."""
     for seed, name in enumerate(("ink", "gold")):

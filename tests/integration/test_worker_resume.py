@@ -228,7 +228,7 @@ def test_g09_a_drain_saves_what_does_not_fit(rig: Rig, start: Start, monkeypatch
     monkeypatch.setattr("farm.worker.sample.PUBLISH_SECONDS", 1000.0)
     halt = Halt()
     worker = start(halt, checkpoint_seconds=0)
-    job_id = rig.add_job(steps=40)
+    job_id = rig.add_job(steps=8)
     halted(rig, worker, halt, job_id, at=3)
     worker.hands.leave_within(40)
     halt.open.set()
@@ -237,8 +237,8 @@ def test_g09_a_drain_saves_what_does_not_fit(rig: Rig, start: Start, monkeypatch
     assert (rig.attempt(job_id).outcome, rig.job(job_id).checkpoint_step) == ("drained", 4)
     other = start(worker_name="other")
     went_on = render(rig, other, job_id)
-    assert details(rig, job_id, "resume") == ["went on from step 4 of 40"]
-    assert went_on == render(rig, other, rig.add_job(steps=40))
+    assert details(rig, job_id, "resume") == ["went on from step 4 of 8"]
+    assert went_on == render(rig, other, rig.add_job(steps=8))
 
 
 #: a worker that stands still in the middle of its job, so that it is killed there however slow the killer

@@ -51,7 +51,11 @@ def close(found: Tensor, wanted: Tensor, rounding: float) -> None:
 PARTS = st.lists(st.tuples(st.sampled_from(BESIDE), st.floats(-2, 2, width=16)), max_size=4)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(parts=PARTS, dtype=st.sampled_from(sorted(ROUNDING, key=str)), max_rank=st.sampled_from([None, 1, 2]))
 def test_the_branch_gives_what_patching_gives(
     parts: list[tuple[str, float]], dtype: torch.dtype, max_rank: int | None, adapters: dict[str, Adapter]
@@ -65,7 +69,11 @@ def test_the_branch_gives_what_patching_gives(
         close(beside["unet"](x), patched["unet"](x), ROUNDING[dtype])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     jobs=st.lists(st.tuples(PARTS, st.integers(1, 3)), min_size=1, max_size=4),
     dtype=st.sampled_from(sorted(ROUNDING, key=str)),

@@ -82,7 +82,11 @@ OPS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(ops=OPS, dtype=st.sampled_from(DTYPES), where=st.sampled_from(["device", "host"]))
 def test_any_sequence_ends_where_a_fresh_start_ends(ops: list, dtype: torch.dtype, where: str, adapters: dict[str, Adapter]) -> None:  # type: ignore[type-arg]  # fmt: skip
     patcher = Patcher(small(dtype), SMALL, pristine=where)  # type: ignore[arg-type]

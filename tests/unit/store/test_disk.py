@@ -298,7 +298,11 @@ def test_what_a_killed_process_left_is_swept_and_what_lives_is_not(tmp_path: Pat
     assert not list((tmp_path / "tmp").iterdir())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     limit=st.integers(0, 300),
     uses=st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.booleans()), max_size=25),
