@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from farm.db.models import Attempt, Job
 from farm.embedded.servers import SeaweedServer, ValkeyServer
 from farm.jobs import views
 from farm.web.app import create_app
-from tests.chaos.fleet import Fault, Fleet
+from tests.chaos.fleet import CONTEXT, Fault, Fleet
 from tests.support.databases import PostgresServer
 from tests.support.history import check_cache
 from tests.support.proxy import Mode, Proxy
@@ -223,6 +224,39 @@ def test_g05_a_locked_sqlite_is_waited_for_and_then_refused_without_a_trace(
     assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     other.close()
     farm.services.engine.dispose()
+
+
+def hold_and_die(path: str) -> None:
+    """A process that is killed in the middle of a transaction that has written."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA busy_timeout = 60000")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE jobs SET state = 'failed', worker_id = NULL")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_g05_a_sqlite_locked_for_five_seconds_and_a_writer_killed_within_its_transaction_cost_no_job(
+    fleet: Fleet,
+) -> None:
+    path = fleet.rig.settings.database_url.removeprefix("sqlite:///")
+    fleet.scheduler(lease_seconds=20.0, leader_lease_seconds=20.0)
+    fleet.worker("one", Fault("step", act="slow"), lease_seconds=20.0)
+    (long,) = fleet.submit(steps=30)
+    fleet.rig.wait_until(lambda: fleet.rig.job(long).step >= 1, fleet.logs)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA busy_timeout = 60000")
+    other.execute("BEGIN IMMEDIATE")
+    time.sleep(5)
+    other.execute("ROLLBACK")
+    doomed = CONTEXT.Process(target=hold_and_die, args=(path,), daemon=True)
+    doomed.start()
+    doomed.join(60)
+    assert doomed.exitcode == -signal.SIGKILL
+    fleet.submit(3)
+    fleet.finished()
+    calm(fleet)
+    assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    other.close()
 
 
 def jobs_of(farm: WebFarm) -> list[str]:
