@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 from sqlalchemy import select
+from werkzeug.test import TestResponse
 
 from farm.db.models import Attempt, Job
 from farm.embedded.servers import SeaweedServer, ValkeyServer
@@ -27,7 +29,7 @@ from tests.chaos.fleet import CONTEXT, Fault, Fleet
 from tests.support.databases import PostgresServer
 from tests.support.history import check_cache
 from tests.support.proxy import Mode, Proxy
-from tests.support.web import WebFarm, fresh_farm, web_app
+from tests.support.web import WebFarm, fresh_farm, lora_file, web_app
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -351,6 +353,41 @@ def test_g06_an_upload_is_refused_while_the_store_is_away(
     assert farm.post("/jobs", {"prompt": "a fox"}).status_code == 202
     store_proxy.set("pass")
     farm.add_adapter("ink")
+    farm.services.engine.dispose()
+
+
+def test_g12_an_upload_that_a_full_disk_or_a_full_store_cannot_take_is_answered_507(
+    tmp_path: Path,
+    sqlite_template: Path,
+    redis_url: str,
+    seaweed: SeaweedServer,
+    store_proxy: Proxy,
+    small_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = Address(
+        f"http://127.0.0.1:{store_proxy.port}", seaweed.access_key, seaweed.secret_key, seaweed.bucket
+    )
+    farm = fresh_farm(web_app(tmp_path / "web", sqlite_template, redis_url, address))  # type: ignore[arg-type]
+
+    def upload() -> TestResponse:
+        file = io.BytesIO(lora_file()), "ink.safetensors"
+        return farm.post("/loras", data={"name": "ink", "file": file})
+
+    store_proxy.set("http_507")
+    answer = upload()
+    assert (answer.status_code, answer.get_json()["code"]) == (507, "store_full")
+    store_proxy.set("pass")
+    ballast = small_disk / "ballast"
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(small_disk))
+        ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free))
+        answer = upload()
+        assert (answer.status_code, answer.get_json()["code"]) == (507, "disk_full")
+        assert list(small_disk.iterdir()) == [ballast]
+        assert farm.get("/loras").get_json()["items"] == []
+        ballast.unlink()
+        assert upload().status_code == 201
     farm.services.engine.dispose()
 
 
