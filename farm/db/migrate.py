@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -14,15 +15,25 @@ from sqlalchemy import Engine
 
 from farm.errors import Permanent
 
+log = structlog.get_logger(__name__)
+
 
 def migrate(url: str) -> None:
-    """Bring the schema up to date; safe to run twice and by several processes, one after the other."""
+    """Bring the schema up to date; safe to run twice and by several processes, one after the other.
+
+    A schema of a later version is left as it is: this code runs on it as well.
+    """
     from farm.db.engine import make_engine
 
     engine = make_engine(url)
     try:
         with engine.begin() as connection:
             config = make_config()
+            found = MigrationContext.configure(connection).get_current_revision()
+            known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+            if found is not None and found not in known:
+                log.warning("schema_is_newer", revision=found)
+                return
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     finally:

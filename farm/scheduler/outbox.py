@@ -1,4 +1,4 @@
-"""Webhooks that wait in the outbox: delivered at least once, with growing pauses, for a day."""
+"""Webhooks that wait in the outbox: delivered at least once, those of one job in order, with growing pauses, for a day."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import select
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from farm.db.models import Outbox
 from farm.errors import BadRequest, Transient
@@ -21,10 +21,22 @@ Deliver = Callable[[str, str, Mapping[str, Any], datetime], None]
 
 def deliver_due(sessions: sessionmaker[Session], deliver: Deliver, now: datetime, limit: int = 20) -> int:
     """Try every message that is due; returns how many were delivered. The network is used outside any transaction."""
+    earlier = aliased(Outbox)
+    waits = select(earlier.id).where(
+        earlier.job_id == Outbox.job_id,
+        earlier.id < Outbox.id,
+        earlier.delivered_at.is_(None),
+        earlier.tries < MAX_TRIES,
+    )
     with sessions() as session:
         due = session.scalars(
             select(Outbox)
-            .where(Outbox.delivered_at.is_(None), Outbox.not_before <= now, Outbox.tries < MAX_TRIES)
+            .where(
+                Outbox.delivered_at.is_(None),
+                Outbox.not_before <= now,
+                Outbox.tries < MAX_TRIES,
+                ~waits.exists(),
+            )
             .order_by(Outbox.id)
             .limit(limit)
         ).all()

@@ -49,7 +49,7 @@ QUICK: dict[str, Any] = {
 UNHURRIED: dict[str, Any] = {"lease_seconds": 60.0, "claim_seconds": 60.0}
 
 
-Act = Literal["kill", "stop", "slow", "full", "scramble"]
+Act = Literal["kill", "stop", "slow", "full", "scramble", "redeliver"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ class Fault:
     - slow: every call waits a tenth of a second
     - full: no space left on device
     - scramble: every message goes out three times, in no order, up to a second late
+    - redeliver: of `messages` alone: Celery sends what is not acknowledged within a second again, and they are counted
     """
 
     effect: str
@@ -135,6 +136,10 @@ def work(settings: Settings, faults: Sequence[Fault], log: Path, jump: float) ->
     if jump:
         main.SystemClock = lambda: JumpingClock(jump)  # type: ignore[assignment,misc]
 
+    if any(fault.act == "redeliver" for fault in faults):
+        _redeliver()
+        faults = [fault for fault in faults if fault.act != "redeliver"]
+
     def wrap(effects: Any) -> Any:
         effects = dataclasses.replace(effects, **{name: quietly(getattr(effects, name)) for name in _SQL})
         for fault in faults:
@@ -144,6 +149,26 @@ def work(settings: Settings, faults: Sequence[Fault], log: Path, jump: float) ->
         return effects
 
     main.run(settings, wrap)
+
+
+def _redeliver() -> None:
+    """Messages of this worker are taken for lost after a second; each that arrives leaves a line in the log."""
+    from farm.worker import consumer
+
+    make_app, receive = consumer.make_app, consumer.Consumer.receive
+    hasty = {"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+
+    def make_hasty(redis_url: str) -> Any:
+        app = make_app(redis_url)
+        app.conf.broker_transport_options = {**app.conf.broker_transport_options, **hasty}
+        return app
+
+    def count(self: Any, body: Any) -> None:
+        print(f"received {body['job']}")
+        receive(self, body)
+
+    consumer.make_app = make_hasty
+    consumer.Consumer.receive = count  # type: ignore[method-assign]
 
 
 def schedule(settings: Settings, faults: Sequence[Fault], log: Path, jump: float) -> None:

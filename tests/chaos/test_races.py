@@ -7,13 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine, event, select, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from farm.db.engine import make_engine, make_sessions
+from farm.db.models import Outbox
 from farm.errors import Conflict
 from farm.jobs import attempts, control
+from farm.worker.held import Hands
+from farm.worker.patience import Patience
 from tests.support.databases import PostgresServer
 from tests.support.jobs import (
     EPOCH,
@@ -21,12 +24,14 @@ from tests.support.jobs import (
     OWNER,
     add_job,
     add_worker,
+    events_of,
     image_count,
     job_row,
     new_image,
     seed,
     start,
 )
+from tests.unit.worker.fakes import ManualClock
 
 Sessions = sessionmaker[Session]
 ROUNDS = 30
@@ -153,6 +158,50 @@ def test_g13_a_cancel_while_the_job_goes_back_to_the_queue_is_not_lost(postgres_
     losing[0].join()
     row = job_row(sessions, job)
     assert (row.state, row.cancel_requested_at) == ("cancelled", NOW)
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+def test_g02_a_backend_terminated_in_the_middle_of_a_commit_leaves_one_result(
+    postgres: PostgresServer, arrived: bool
+) -> None:
+    """The record's commit breaks off, before it reached the server or after; nobody knows, so it is tried again."""
+    url = postgres.fresh()
+    cut, engine = make_engine(url), make_engine(url)
+    sessions = make_sessions(engine)
+    seed(sessions)
+    worker = add_worker(sessions, "gpu-1")
+    job = add_job(sessions, webhook="https://hook.example/")
+    attempt = start(sessions, job, worker)
+    commits: list[int] = []
+
+    @event.listens_for(cut, "commit")
+    def terminate(connection: Any) -> None:
+        commits.append(connection.connection.dbapi_connection.info.backend_pid)
+        if len(commits) > 1:
+            return
+        if arrived:
+            connection.connection.dbapi_connection.commit()
+        with engine.begin() as other:
+            assert other.scalar(text("select pg_terminate_backend(:pid, 5000)"), {"pid": commits[0]})
+        if arrived:
+            # what the driver says of a connection that ended while it waited for the answer
+            raise OperationalError("COMMIT", {}, Exception("server closed the connection unexpectedly"))
+
+    def record() -> bool:
+        with make_sessions(cut).begin() as session:
+            return attempts.succeed(session, job, attempt, [new_image()], {}, NOW)
+
+    clock = ManualClock()
+    assert Patience(hands=Hands(clock), clock=clock).until_done("record", record)
+    assert len(commits) > 1
+    assert job_row(sessions, job).state == "succeeded"
+    assert image_count(sessions, job) == 1
+    assert events_of(sessions, job).count("succeed") == 1
+    with sessions() as session:
+        assert len(session.scalars(select(Outbox.id)).all()) == 1
+    for opened in (cut, engine):
+        opened.dispose()
+    postgres.drop(url)
 
 
 def test_g03_a_worker_that_froze_within_a_transaction_does_not_hold_its_job(

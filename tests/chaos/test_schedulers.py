@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from farm.jobs import control
 from tests.chaos.fleet import UNHURRIED, Fault, Fleet, await_stopped, kill, leader
 from tests.support import jobs as rows
 
@@ -28,6 +29,20 @@ def test_g02_messages_doubled_reordered_and_late_claim_each_attempt_once(fleet: 
     fleet.submit(12)
     fleet.finished()
     assert {rows.events_of(fleet.rig.sessions, job).count("succeed") for job in fleet.jobs} == {1}
+
+
+def test_g02_messages_that_celery_takes_for_lost_start_their_job_once(fleet: Fleet) -> None:
+    fleet.scheduler()
+    fleet.worker("one", Fault("step", act="slow"), Fault("messages", act="redeliver"), poll_seconds=60.0)
+    # long enough that its message comes again while it runs; then it need not go on
+    (job,) = fleet.submit(steps=500)
+    log = fleet.rig.folder / "one.log"
+    fleet.rig.wait_until(lambda: log.exists() and log.read_text().count(f"received {job}") > 1, fleet.logs)
+    assert fleet.rig.job(job).state == "running"
+    with fleet.rig.sessions.begin() as session:
+        control.cancel(session, rows.OWNER, job, rows.NOW)
+    fleet.finished("cancelled")
+    assert rows.events_of(fleet.rig.sessions, job) == ["assign", "claim", "request_cancel", "cancelled"]
 
 
 def test_g10_clocks_an_hour_off_and_jumping_expire_nothing(fleet: Fleet) -> None:

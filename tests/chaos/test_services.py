@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -18,16 +19,17 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 from sqlalchemy import select
+from werkzeug.test import TestResponse
 
 from farm.db.models import Attempt, Job
 from farm.embedded.servers import SeaweedServer, ValkeyServer
 from farm.jobs import views
 from farm.web.app import create_app
-from tests.chaos.fleet import UNHURRIED, Fault, Fleet
+from tests.chaos.fleet import CONTEXT, UNHURRIED, Fault, Fleet
 from tests.support.databases import PostgresServer
 from tests.support.history import check_cache
 from tests.support.proxy import Mode, Proxy
-from tests.support.web import WebFarm, fresh_farm, web_app
+from tests.support.web import WebFarm, fresh_farm, lora_file, web_app
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -230,6 +232,39 @@ def test_g05_a_locked_sqlite_is_waited_for_and_then_refused_without_a_trace(
     farm.services.engine.dispose()
 
 
+def hold_and_die(path: str) -> None:
+    """A process that is killed in the middle of a transaction that has written."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA busy_timeout = 60000")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE jobs SET state = 'failed', worker_id = NULL")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_g05_a_sqlite_locked_for_five_seconds_and_a_writer_killed_within_its_transaction_cost_no_job(
+    fleet: Fleet,
+) -> None:
+    path = fleet.rig.settings.database_url.removeprefix("sqlite:///")
+    fleet.scheduler(lease_seconds=20.0, leader_lease_seconds=20.0)
+    fleet.worker("one", Fault("step", act="slow"), lease_seconds=20.0)
+    (long,) = fleet.submit(steps=30)
+    fleet.rig.wait_until(lambda: fleet.rig.job(long).step >= 1, fleet.logs)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA busy_timeout = 60000")
+    other.execute("BEGIN IMMEDIATE")
+    time.sleep(5)
+    other.execute("ROLLBACK")
+    doomed = CONTEXT.Process(target=hold_and_die, args=(path,), daemon=True)
+    doomed.start()
+    doomed.join(60)
+    assert doomed.exitcode == -signal.SIGKILL
+    fleet.submit(3)
+    fleet.finished()
+    calm(fleet)
+    assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    other.close()
+
+
 def jobs_of(farm: WebFarm) -> list[str]:
     with farm.services.sessions() as session:
         return list(session.scalars(select(Job.id)))
@@ -322,6 +357,41 @@ def test_g06_an_upload_is_refused_while_the_store_is_away(
     assert farm.post("/jobs", {"prompt": "a fox"}).status_code == 202
     store_proxy.set("pass")
     farm.add_adapter("ink")
+    farm.services.engine.dispose()
+
+
+def test_g12_an_upload_that_a_full_disk_or_a_full_store_cannot_take_is_answered_507(
+    tmp_path: Path,
+    sqlite_template: Path,
+    redis_url: str,
+    seaweed: SeaweedServer,
+    store_proxy: Proxy,
+    small_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = Address(
+        f"http://127.0.0.1:{store_proxy.port}", seaweed.access_key, seaweed.secret_key, seaweed.bucket
+    )
+    farm = fresh_farm(web_app(tmp_path / "web", sqlite_template, redis_url, address))  # type: ignore[arg-type]
+
+    def upload() -> TestResponse:
+        file = io.BytesIO(lora_file()), "ink.safetensors"
+        return farm.post("/loras", data={"name": "ink", "file": file})
+
+    store_proxy.set("http_507")
+    answer = upload()
+    assert (answer.status_code, answer.get_json()["code"]) == (507, "store_full")
+    store_proxy.set("pass")
+    ballast = small_disk / "ballast"
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(small_disk))
+        ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free))
+        answer = upload()
+        assert (answer.status_code, answer.get_json()["code"]) == (507, "disk_full")
+        assert list(small_disk.iterdir()) == [ballast]
+        assert farm.get("/loras").get_json()["items"] == []
+        ballast.unlink()
+        assert upload().status_code == 201
     farm.services.engine.dispose()
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from farm.db.models import Attempt, Job
-from farm.jobs import attempts, views, workers
+from farm.db.models import Attempt, Job, Outbox
+from farm.jobs import attempts, control, moves, views, workers
 from farm.jobs.reports import WorkerReport
+from farm.scheduler.outbox import MAX_TRIES
 from tests.integration.test_scheduler import Desk, TurnedClock, rounds
 from tests.integration.test_scheduler import desk as desk  # noqa: PLC0414 - a fixture
-from tests.support.jobs import LATER, MODEL_KEY, add_job, add_worker, job_row
+from tests.support.jobs import LATER, MODEL_KEY, OWNER, add_job, add_worker, job_row, seed
 
 Sessions = sessionmaker[Session]
 
@@ -96,8 +98,6 @@ def test_g08_a_single_loss_beside_a_fleet_that_beats_counts(desk: Desk) -> None:
 
 
 def test_g06_while_the_store_is_away_what_needs_it_waits_and_says_since_when(sessions: Sessions) -> None:
-    from tests.support.jobs import seed
-
     seed(sessions)
     desk = Desk(sessions, TurnedClock(), store_away=LATER)
     hot = add_worker(sessions, "hot", WorkerReport(models=(MODEL_KEY,)))
@@ -138,3 +138,48 @@ def test_g12_a_blocked_worker_gets_nothing_and_is_named(desk: Desk) -> None:
     second = add_job(desk.sessions)
     rounds(desk, scheduler, 1)
     assert job_row(desk.sessions, second).worker_id == full
+
+
+def test_g17_webhooks_of_one_job_keep_their_order_and_hold_up_no_other_job(desk: Desk) -> None:
+    worker = add_worker(desk.sessions, "gpu-1")
+    hook = "https://hook.example/"
+    job, other = add_job(desk.sessions, webhook=hook), add_job(desk.sessions, webhook=hook)
+    scheduler = desk.lead()
+    assert len(claim_all(desk, worker)) == 2
+    with desk.sessions.begin() as session:
+        attempts.fail(session, job, 1, "bad", "it broke", desk.clock.now())
+    desk.receiver_is_down = True
+    rounds(desk, scheduler, 1)
+    with desk.sessions.begin() as session:
+        (failed,) = session.scalars(select(Outbox).where(Outbox.job_id == job)).all()
+        assert failed.tries == 1
+        control.retry(session, OWNER, job, desk.clock.now())
+        control.cancel(session, OWNER, job, desk.clock.now())
+        attempts.succeed(session, other, 1, [], {}, desk.clock.now())
+    desk.receiver_is_down = False
+    # the second message of the job is due, its first one is not yet
+    rounds(desk, scheduler, 2)
+    assert failed.id not in desk.delivered
+    assert len(desk.delivered) == 1
+    rounds(desk, scheduler, 10)
+    with desk.sessions() as session:
+        sent = {row.id: (row.job_id, row.payload["data"]["state"]) for row in session.scalars(select(Outbox))}
+    assert [sent[message] for message in desk.delivered] == [
+        (other, "succeeded"), (job, "failed"), (job, "cancelled"),
+    ]  # fmt: skip
+
+
+def test_g17_a_message_that_is_given_up_holds_up_the_next_one_no_longer(desk: Desk) -> None:
+    add_worker(desk.sessions, "gpu-1")
+    job = add_job(desk.sessions, webhook="https://hook.example/")
+    for state in ("failed", "cancelled"):
+        with desk.sessions.begin() as session:
+            session.add(Outbox(**moves.webhook_row(job, None, "https://hook.example/", state, LATER)))
+    with desk.sessions.begin() as session:
+        session.execute(
+            update(Outbox)
+            .where(Outbox.id == select(func.min(Outbox.id)).scalar_subquery())
+            .values(tries=MAX_TRIES)
+        )
+    rounds(desk, desk.lead(), 1)
+    assert len(desk.delivered) == 1

@@ -9,14 +9,27 @@ from contextlib import suppress
 from typing import Any, Literal, Self
 
 Mode = Literal[
-    "pass", "delay", "reset", "blackhole", "truncate", "http_500", "http_503", "flip_down", "flip_up"
+    "pass",
+    "delay",
+    "reset",
+    "blackhole",
+    "truncate",
+    "http_500",
+    "http_503",
+    "http_507",
+    "flip_down",
+    "flip_up",
 ]
 
 #: HTTP heads are shorter than this, so a byte at the end of a longer piece belongs to a body
 _BODY_BYTES = 1024
 _CHUNK = 64 * 1024
 _LOOK_SECONDS = 0.02
-_REASONS = {"http_500": b"500 Internal Server Error", "http_503": b"503 Service Unavailable"}
+_REASONS = {
+    "http_500": b"500 Internal Server Error",
+    "http_503": b"503 Service Unavailable",
+    "http_507": b"507 Insufficient Storage",
+}
 _BODY = b"<Error><Code>SlowDown</Code><Message>made up by a test</Message></Error>"
 
 
@@ -27,7 +40,7 @@ class Proxy:
     - reset: connections are cut, new ones too
     - blackhole: nothing arrives, on neither side, and nothing is lost: it goes on once the mode is another
     - truncate: the answers end after `after` bytes, then the connection does
-    - http_500, http_503: every request is answered so
+    - http_500, http_503, http_507: every request is answered so
     - flip_down, flip_up: one bit of each long piece is changed, on its way to the client or to the server
 
     `times` ends a mode by itself after so many connections or pieces were hurt.
@@ -134,7 +147,7 @@ class Proxy:
     def _upwards(self, client: asyncio.StreamWriter) -> Callable[[bytes], bytes | None]:
         def change(piece: bytes) -> bytes | None:
             mode = self._mode
-            if self._hits("http_500", "http_503"):
+            if self._hits("http_500", "http_503", "http_507"):
                 head = b"HTTP/1.1 %s\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
                 client.write(head % (_REASONS[mode], len(_BODY)) + _BODY)
                 client.close()
