@@ -8,12 +8,16 @@ in the queue is assigned with the same decision, so that no other can take the p
 A job gives way only if more of it is left than that costs, not twice within `REST_SECONDS`, never to its equals, and not
 while a pause would keep it from coming back. Where it costs the same, bulk goes before normal, and what has most left
 before what is nearly done. Each worker makes room for one urgent job at a time.
+
+Of many urgent jobs the first `MOST` are looked at in a round, and for each at most `REACH` workers that have its model
+and as many that have not: a round's cost grows with workers only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from farm.scheduler.group import Need
@@ -32,6 +36,9 @@ HANDOVER_SECONDS = 8.0
 REST_SECONDS = 120.0
 #: An order that has not been obeyed by then is taken for one that will not be.
 OBEY_SECONDS = 60.0
+#: Urgent jobs in the queue that one round looks at, and workers of a kind for each.
+MOST = 100
+REACH = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +108,8 @@ class _Making:
         self._on = {worker: list(jobs) for worker, jobs in snapshot.held.items()}
         lanes = [Lane(view) for view in snapshot.workers if self._on.get(view.id)]
         self._coming = [lane for lane in lanes if _was_asked(self._on[lane.view.id])]
-        self._lanes = {lane.view.id: lane for lane in lanes if lane not in self._coming}
+        asked = {lane.view.id for lane in self._coming}
+        self._lanes = {lane.view.id: lane for lane in lanes if lane.view.id not in asked}
         for item in made.assignments:
             group, head = self._groups[item.job_id]
             key = group.key
@@ -133,17 +141,24 @@ class _Making:
         """Jobs that are foreseen to start late, wherever."""
         # a worker that makes room already, and has nothing urgent, does so for one of them
         coming = [lane for lane in self._coming if all(job.priority for job in self._on[lane.view.id])]
-        for outlook in self._made.outlooks:
-            if outlook.hold or outlook.worker is None or outlook.seconds <= WAIT_SECONDS:
-                continue
+        able = _Able(self._lanes, self._on)
+        late = (
+            outlook
+            for outlook in self._made.outlooks
+            if not outlook.hold
+            and outlook.worker is not None
+            and outlook.seconds > WAIT_SECONDS
+            and not self._groups[outlook.job_id][0].key.priority
+        )
+        for outlook in islice(late, MOST):
             group, head = self._groups[outlook.job_id]
             key = group.key
-            if key.priority or self._quota.full(key.owner_id, key.key_id):
+            if self._quota.full(key.owner_id, key.key_id):
                 continue
             if promised := next((lane for lane in coming if lane.view.suits(key.need)), None):
                 coming.remove(promised)
                 continue
-            room = self._best(key.need, outlook.seconds - WAIT_SECONDS)
+            room = self._best(able, key.need, outlook.seconds - WAIT_SECONDS)
             if room is None:
                 continue
             self._quota.take(key.owner_id, key.key_id)
@@ -153,11 +168,9 @@ class _Making:
             )
             self._hand_over(room, head.id, head.attempt, outlook.seconds)
 
-    def _best(self, need: Need, within: float) -> _Room | None:
+    def _best(self, able: _Able, need: Need, within: float) -> _Room | None:
         rooms = (
-            _room(lane, self._on[lane.view.id], need, self._snapshot.pauses)
-            for lane in self._lanes.values()
-            if lane.view.suits(need)
+            _room(lane, self._on[lane.view.id], need, self._snapshot.pauses) for lane in able.for_need(need)
         )
         return min((room for room in rooms if room and room.seconds < within), key=_Room.order, default=None)
 
@@ -170,6 +183,31 @@ class _Making:
                 taken_back=room.taken_back, seconds=room.seconds, instead_of=instead_of,
             )
         )  # fmt: skip
+
+
+class _Able:
+    """Workers that may make room, those first whose jobs cost least: bulk before normal, much left before little."""
+
+    def __init__(self, lanes: Mapping[str, Lane], on: Mapping[str, Sequence[Held]]):
+        self._lanes = lanes
+        self._all = sorted(lanes.values(), key=lambda lane: _place(lane, on[lane.view.id]))
+        self._models: dict[str | None, list[Lane]] = {}
+        for lane in self._all:
+            self._models.setdefault(lane.model_key, []).append(lane)
+
+    def for_need(self, need: Need) -> list[Lane]:
+        """A few that suit it and have not been taken, with its model and without."""
+        found = [*self._few(self._models.get(need.model_key, ()), need), *self._few(self._all, need)]
+        return list({lane.view.id: lane for lane in found}.values())
+
+    def _few(self, lanes: Iterable[Lane], need: Need) -> Iterator[Lane]:
+        open_ = (lane for lane in lanes if lane.view.id in self._lanes and lane.view.suits(need))
+        return islice(open_, REACH)
+
+
+def _place(lane: Lane, jobs: Sequence[Held]) -> tuple[int, float, str]:
+    begun = [job for job in jobs if job.begun] or jobs
+    return -min(job.priority for job in begun), -sum(job.left for job in begun), lane.view.name
 
 
 def _was_asked(jobs: Iterable[Held]) -> bool:
