@@ -60,6 +60,8 @@ class Prefetcher:
         self._worker_id = worker_id
         self._changed = threading.Condition()
         self._order: str | None = None
+        #: the order that was carried out, as far as that went
+        self._done: str | None = None
         self._closing = False
         #: sizes of files that were made ready and that no job has used yet
         self._ready: dict[str, int] = {}
@@ -81,6 +83,11 @@ class Prefetcher:
             self._order = job_id
             self._changed.notify_all()
 
+    def idle(self) -> bool:
+        """Whether nothing is left to do of what was ordered."""
+        with self._changed:
+            return self._order == self._done
+
     def used(self, sha256: str) -> int:
         """A job uses this file: the bytes of it that had been fetched early, told once."""
         with self._changed:
@@ -94,16 +101,17 @@ class Prefetcher:
                 del self._ready[next(iter(self._ready))]
 
     def _run(self) -> None:
-        done: str | None = None
+        job_id: str | None = None
         while True:
             with self._changed:
-                while not self._closing and self._order == done:
+                self._done = job_id
+                while not self._closing and self._order == self._done:
                     self._changed.wait()
                 if self._closing:
                     return
-                done = self._order
-            if done is not None:
-                self._try(done)
+                job_id = self._order
+            if job_id is not None:
+                self._try(job_id)
 
     def _try(self, job_id: str) -> None:
         try:
