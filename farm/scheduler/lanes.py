@@ -205,22 +205,11 @@ class Fleet:
                     best = entry
         return best[2] if best else None
 
-    def soonest(self) -> list[Lane]:
-        """A few lanes that are free soonest."""
-        return list(self._all.soonest())
-
-    def with_model(self, model_key: str) -> list[Lane]:
-        """A few lanes that are free soonest, of those that will have this model."""
-        return self._on(("model", model_key))
-
     def holders(self, sha: str) -> list[Lane]:
         """Lanes that have a wanted adapter in memory or on disk; of very many, some."""
         return list(
             dict.fromkeys(lane for place in ("adapter", "disk") for lane in self._kinds.get((place, sha), ()))
         )
-
-    def _on(self, kind: object) -> list[Lane]:
-        return list(self._shelves[kind].soonest()) if kind in self._shelves else []
 
     def _of(self, need: Need) -> Iterator[Shelf]:
         if need.pinned:
