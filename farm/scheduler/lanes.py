@@ -89,19 +89,22 @@ class Lane:
 
     def _count(self, need: Need) -> tuple[float, float]:
         """Seconds of `start_cost` and of `toll`."""
-        view = self.view
-        cold = [item for item in need.adapters if not self.holds(item[0])]
+        view, cold, cold_bytes = self.view, 0, 0
+        for sha, size in need.adapters:
+            if sha not in view.adapters and sha not in self.more:
+                cold += 1
+                if sha not in view.disk:
+                    cold_bytes += size
         model_hot = self.model_key == need.model_key
         if model_hot and not cold:
             return 0.0, 0.0
-        cold_bytes = sum(size for sha, size in cold if sha not in view.disk)
         seconds = start_cost(
             view.rates,
             model_key=need.model_key,
             model_hot=model_hot,
             model_bytes=0 if need.model_key in view.disk else need.model_bytes,
             cold_bytes=cold_bytes,
-            cold_adapters=len(cold),
+            cold_adapters=cold,
         )
         displaced = None if model_hot else self.model_key
         return seconds, toll(view.rates, displaced=displaced, cold_bytes=cold_bytes)
