@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from farm.scheduler.lanes import Fleet, Lane
 from farm.scheduler.share import Open
@@ -52,10 +53,13 @@ def replicas(fleet: Fleet, opens: Sequence[Open], before: Mapping[str, str]) -> 
         (key for key in demands if demands[key].jobs > 1), key=lambda key: (-demands[key].jobs, key)
     )
     told: dict[str, Replica] = {}
+    lanes: list[Lane] = []
     for model_key, sha in hottest[:HOTTEST]:
         demand = demands[model_key, sha]
         count = _missing(fleet, model_key, sha, demand)
-        for lane in _further(fleet, model_key, sha, before) if count else ():
+        if count and not lanes:
+            lanes = sorted(fleet.lanes, key=lambda lane: (lane.busy, lane.view.name))
+        for lane in _further(lanes, model_key, sha, before) if count else ():
             fits = next((item for item in demand.items if lane.view.suits(item.group.key.need)), None)
             if fits is not None and lane.view.id not in told:
                 told[lane.view.id] = Replica(sha=sha, job_id=fits.head.id)
@@ -75,12 +79,21 @@ def _missing(fleet: Fleet, model_key: str, sha: str, demand: _Demand) -> int:
     return min(max(0, math.ceil(rest / HORIZON_SECONDS)), max(0, demand.jobs - len(holders)))
 
 
-def _further(fleet: Fleet, model_key: str, sha: str, before: Mapping[str, str]) -> Iterator[Lane]:
-    """Workers that could hold it too: those told before, then those with the model, then idle ones."""
-    lanes = [lane for lane in fleet.with_model(model_key) if lane.busy < HORIZON_SECONDS]
-    lanes += [lane for lane in fleet.soonest() if lane.busy <= 0]
-    lanes = [lane for lane in dict.fromkeys(lanes) if not lane.holds(sha) and sha not in lane.view.disk]
-    yield from sorted(lanes, key=lambda lane: before.get(lane.view.id) != sha)
+def _further(lanes: Sequence[Lane], model_key: str, sha: str, before: Mapping[str, str]) -> Iterator[Lane]:
+    """Of `lanes`, soonest free first, those that could hold it too: told before, with the model, idle."""
+
+    def place(lane: Lane) -> int:
+        if before.get(lane.view.id) == sha:
+            return 0
+        if lane.busy < HORIZON_SECONDS and lane.model_key == model_key:
+            return 1
+        return 2 if lane.busy <= 0 else 3
+
+    places: list[list[Lane]] = [[], [], [], []]
+    for lane in lanes:
+        if not lane.holds(sha) and sha not in lane.view.disk:
+            places[place(lane)].append(lane)
+    return chain(*places[:3])
 
 
 def orders(nexts: Iterable[tuple[str, str, bool]], more: Mapping[str, Replica]) -> dict[str, str]:

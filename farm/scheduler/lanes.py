@@ -262,15 +262,6 @@ class Fleet:
                         best, least = lane, bid
         return best
 
-    def soonest(self) -> list[Lane]:
-        """A few lanes that are free soonest."""
-        return list(self._all.soonest())
-
-    def with_model(self, model_key: str) -> list[Lane]:
-        """A few lanes that are free soonest, of those that will have this model."""
-        kind = ("model", model_key)
-        return list(self._shelf(kind).soonest()) if kind in self._kinds else []
-
     def holders(self, sha: str) -> list[Lane]:
         """Lanes that have a wanted adapter in memory or on disk; of very many, some."""
         return list(

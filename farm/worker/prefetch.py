@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -60,6 +61,8 @@ class Prefetcher:
         self._worker_id = worker_id
         self._changed = threading.Condition()
         self._order: str | None = None
+        #: the order that was carried out, as far as that went
+        self._done: str | None = None
         self._closing = False
         #: sizes of files that were made ready and that no job has used yet
         self._ready: dict[str, int] = {}
@@ -81,6 +84,11 @@ class Prefetcher:
             self._order = job_id
             self._changed.notify_all()
 
+    def idle(self) -> bool:
+        """Whether nothing is left to do of what was ordered."""
+        with self._changed:
+            return self._order == self._done
+
     def used(self, sha256: str) -> int:
         """A job uses this file: the bytes of it that had been fetched early, told once."""
         with self._changed:
@@ -94,16 +102,17 @@ class Prefetcher:
                 del self._ready[next(iter(self._ready))]
 
     def _run(self) -> None:
-        done: str | None = None
+        job_id: str | None = None
         while True:
             with self._changed:
-                while not self._closing and self._order == done:
+                self._done = job_id
+                while not self._closing and self._order == self._done:
                     self._changed.wait()
                 if self._closing:
                     return
-                done = self._order
-            if done is not None:
-                self._try(done)
+                job_id = self._order
+            if job_id is not None:
+                self._try(job_id)
 
     def _try(self, job_id: str) -> None:
         try:
@@ -127,9 +136,13 @@ class Prefetcher:
             self._parse(network, job)
 
     def _fetch(self, sha256: str, size: int, order: _Order) -> None:
-        while not self._disk.holds(sha256, size):
-            if not order.stands():
-                raise _Dropped
+        while order.stands():
+            if self._disk.holds(sha256, size):
+                # looked into now, it need not be when the job comes; and it counts as used
+                with suppress(NotFound):
+                    self._disk.get(sha256, size, self._missing).close()
+                    return
+                continue
             # one process of this machine fetches a file early, and the others find it
             with self._disk.try_locked(f"early-{sha256[:3]}") as free:
                 if free:
@@ -140,6 +153,7 @@ class Prefetcher:
                     return
             with self._changed:
                 self._changed.wait(_LOOK_SECONDS)
+        raise _Dropped
 
     def _download(self, sha256: str, size: int, folder: Path, order: _Order) -> None:
         with self._traffic.early(sha256, folder / sha256) as early:
@@ -170,15 +184,16 @@ class Prefetcher:
     def _parse(self, network: Network, job: JobForWorker) -> None:
         layout = self._layouts.of(job.model)
 
-        def missing(path: Path) -> None:
-            raise NotFound(f"{network.sha256} left the disk before it was parsed")
-
         def load() -> Adapter:
-            with self._disk.get(network.sha256, network.size, missing) as entry:
+            with self._disk.get(network.sha256, network.size, self._missing) as entry:
                 return self._effects.load_adapter(entry.path, layout, network.sha256, network.name)
 
         if self._adapters.make_ready(network.sha256, job.model.key, load):
             self._note(network.sha256, 0)
+
+    @staticmethod
+    def _missing(path: Path) -> None:
+        raise NotFound("the file is not on this machine's disk any more, or damaged")
 
 
 class _Dropped(Exception):

@@ -298,11 +298,32 @@ def test_what_a_killed_process_left_is_swept_and_what_lives_is_not(tmp_path: Pat
     assert not list((tmp_path / "tmp").iterdir())
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+def test_room_for_what_may_not_be_needed_is_made_of_idle_files_alone(tmp_path: Path, source: Source) -> None:
+    # reading a file sets its time of use by the machine's own clock
+    cache = DiskCache(tmp_path, 1000)
+    old, new = b"o" * 400, b"n" * 400
+    take(cache, source, old)
+    take(cache, source, new)
+    assert cache.try_room(200, 3600)
+    assert not cache.try_room(400, 3600)
+    assert set(cache.hashes()) == {sha(old), sha(new)}
+    assert cache.holds(sha(old), 400)
+    assert not cache.holds(sha(old), 399)
+    with cache.get(sha(old), 400, source.of(old)):
+        assert not cache.try_room(1000, 0)
+        assert cache.hashes() == (sha(old),)
+    assert cache.try_room(1000, 0)
+    assert cache.hashes() == ()
+
+
+def test_a_lock_that_is_held_is_not_waited_for(cache: DiskCache) -> None:
+    with cache.try_locked("early") as first, cache.try_locked("early") as second:
+        assert (first, second) == (True, False)
+    with cache.try_locked("early") as again:
+        assert again
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     limit=st.integers(0, 300),
     uses=st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.booleans()), max_size=25),

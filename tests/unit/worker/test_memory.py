@@ -160,3 +160,50 @@ def test_a_model_that_does_not_load_leaves_room() -> None:
     with pytest.raises(MemoryError):
         cache.get("a", fail)
     assert cache.hot() == ()
+
+
+def ready(cache: AdapterCache[Thing], name: str, size: int = 10) -> bool:
+    return cache.make_ready(name, "model", lambda: Thing(name, size))
+
+
+def test_what_is_made_ready_is_hot_for_its_job_and_bounded() -> None:
+    cache: AdapterCache[Thing] = AdapterCache(8, 1000)
+    for name in "abcdefgh":
+        touch(cache, name)
+    assert [ready(cache, name) for name in "wxyz"] == [True] * 4
+    assert not ready(cache, "z")
+    # two of eight may lie unused; they took the places of the coldest
+    assert cache.hashes() == ("c", "d", "e", "f", "g", "h", "y", "z")
+    assert touch(cache, "y")
+    # used, it is one like the others
+    assert ready(cache, "v")
+    assert ready(cache, "u")
+    assert cache.hashes() == ("d", "e", "f", "g", "h", "y", "v", "u")
+
+
+def test_what_is_made_ready_pushes_out_nothing_in_use_and_no_more_than_its_share_of_bytes() -> None:
+    cache: AdapterCache[Thing] = AdapterCache(2, 100)
+    with cache.use("a", "model", lambda: Thing("a")), cache.use("b", "model", lambda: Thing("b")):
+        assert not ready(cache, "x")
+        assert cache.hashes() == ("a", "b")
+    assert not ready(cache, "large", 26)
+    assert cache.hashes() == ("a", "b")
+    assert not ready(AdapterCache(0, 100), "x")
+
+
+def test_a_job_that_asks_for_what_is_being_made_ready_waits_for_it() -> None:
+    cache: AdapterCache[Thing] = AdapterCache(4, 1000)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def load() -> Thing:
+        begun.set()
+        assert go_on.wait(20)
+        return Thing("a")
+
+    with ThreadPoolExecutor(2) as pool:
+        early = pool.submit(cache.make_ready, "a", "model", load)
+        assert begun.wait(20)
+        job = pool.submit(touch, cache, "a")
+        go_on.set()
+        assert early.result(20)
+        assert job.result(20)
