@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from farm.clock import Clock
 from farm.db.models import Job, Worker
 from farm.jobs import attempts, guesses, workers
+from farm.scheduler.known import Knowledge
 from farm.scheduler.leader import Leadership
 from farm.scheduler.outbox import Deliver, deliver_due
 from farm.scheduler.plan import Outlook, Snapshot, plan
@@ -84,6 +85,7 @@ class Scheduler:
         self._crash_limit = crash_limit
         self._running_limit = running_limit
         self._ledger = Ledger()
+        self._knowledge = Knowledge()
         self._kept: tuple[float, dict[str, object]] = (clock.monotonic(), self._ledger.as_dict())
         self._swept_at = clock.monotonic()
         self._leadership = Leadership(holder, timers.leader_lease_seconds)
@@ -198,6 +200,7 @@ class Scheduler:
                 standing_still,
                 running_limit=self._running_limit,
                 ledger=self._ledger,
+                knowledge=self._knowledge,
             )
         made = plan(snapshot, now)
         makes_room = preempt(snapshot, made)
