@@ -100,7 +100,8 @@ class Crowd:
                 )  # fmt: skip
             with self._sessions.begin() as session:
                 session.execute(insert(Worker), rows)
-        held = {"sends": 1, "attempt": 1, "assigned_at": BEGIN}
+        # none of them would give way
+        held = {"sends": 1, "attempt": 1, "assigned_at": BEGIN, "priority": 0}
         self._insert(
             {**held, "worker_id": worker_id(number), "state": State.RUNNING if place else State.ASSIGNED}
             for number in range(count)

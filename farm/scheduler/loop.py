@@ -16,6 +16,7 @@ from farm.clock import Clock
 from farm.db.models import Job, Worker
 from farm.jobs import attempts, forecast, guesses, losses, tallies, workers
 from farm.scheduler.foresight import foresight
+from farm.scheduler.known import Knowledge
 from farm.scheduler.leader import Leadership
 from farm.scheduler.outbox import Deliver, deliver_due
 from farm.scheduler.plan import Outlook, Snapshot, plan
@@ -91,6 +92,7 @@ class Scheduler:
         self._crash_limit = crash_limit
         self._running_limit = running_limit
         self._ledger = Ledger()
+        self._knowledge = Knowledge()
         self._kept: tuple[float, dict[str, object]] = (clock.monotonic(), self._ledger.as_dict())
         self._swept_at = clock.monotonic()
         self._explained_at = self._tallied_at = float("-inf")
@@ -224,6 +226,7 @@ class Scheduler:
                 running_limit=self._running_limit,
                 ledger=self._ledger,
                 store_away=self._effects.store_away(),
+                knowledge=self._knowledge,
             )
         made = plan(snapshot, now)
         makes_room = preempt(snapshot, made)

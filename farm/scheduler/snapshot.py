@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Row, func, or_, select
 from sqlalchemy.orm import Session
@@ -14,13 +14,13 @@ from farm.db.models import ApiKey, Job, Model, User, Worker
 from farm.db.models import Pause as PauseRow
 from farm.jobs import losses
 from farm.jobs.kinds import Kind
-from farm.jobs.rates import Rates, on_disk
-from farm.jobs.reports import WorkerReport
+from farm.jobs.rates import Rates
 from farm.jobs.states import HELD, PRIORITIES, Stage, State
 from farm.models.stepwise import STEPWISE
 from farm.scheduler.batches import Rider, batch_of
 from farm.scheduler.group import Need, WaitingJob, front, gather
 from farm.scheduler.held import Held
+from farm.scheduler.known import Knowledge, Known
 from farm.scheduler.lanes import WorkerView
 from farm.scheduler.narrow import Hindrance, elsewhere, without_fetching
 from farm.scheduler.pauses import Pause
@@ -29,14 +29,6 @@ from farm.scheduler.share import Ledger
 
 #: stages in which a job that runs has the device
 _BEGUN = frozenset({Stage.SAMPLING, Stage.EXTRACTING})
-
-
-class Given(NamedTuple):
-    """A job that a worker has, with bytes and family of its model."""
-
-    job: Job
-    model_bytes: int
-    family: str
 
 
 def take_snapshot(
@@ -48,27 +40,31 @@ def take_snapshot(
     running_limit: int = 0,
     ledger: Ledger | None = None,
     store_away: datetime | None = None,
+    knowledge: Knowledge | None = None,
 ) -> Snapshot:
     """The front of each user's queue and the workers that may take from it.
 
-    `standing_still` are ids of workers whose heartbeat has stopped; `ledger` is what the last round left; `store_away` is
-    since when the store does not answer.
+    `standing_still` are ids of workers whose heartbeat has stopped; `ledger` is what the last round left, and
+    `knowledge` the reports that earlier rounds have read; `store_away` is since when the store does not answer.
     """
     beating = [
         worker
-        for worker in session.scalars(
-            select(Worker).where(Worker.state == "up", Worker.drain_requested.is_(False))
-        )
+        for worker in session.execute(
+            select(Worker.id, Worker.name, Worker.seq).where(
+                Worker.state == "up", Worker.drain_requested.is_(False)
+            )
+        ).all()
         if worker.id not in standing_still
     ]
-    blocked = {worker.name: why for worker in beating if (why := worker.report.get("blocked"))}
-    workers = [worker for worker in beating if worker.name not in blocked]
+    known = (knowledge or Knowledge()).of(session, {worker.id: worker.seq for worker in beating})
+    beating = [worker for worker in beating if worker.id in known]
+    blocked = {worker.name: why for worker in beating if (why := known[worker.id].blocked)}
     suspect = losses.suspects(session)
-    given = _given(session, [worker.id for worker in workers])
-    reports = {worker.id: WorkerReport.from_dict(worker.report) for worker in workers}
+    given = _given(session)
     views = [
-        _view(worker, reports[worker.id], [row.job for row in given[worker.id]], window, worker.id in suspect)
-        for worker in workers
+        _view(worker.id, worker.name, known[worker.id], given[worker.id], window, worker.id in suspect)
+        for worker in beating
+        if worker.name not in blocked
     ]
     free = sum(view.free_slots + view.batch.seats for view in views)
     users = _waiting_users(session)
@@ -92,8 +88,8 @@ def take_snapshot(
         limits={who: limit for who, limit in limits.items() if limit is not None},
         pauses=_pauses(session),
         held={
-            worker.id: _held(given[worker.id], Rates.of(reports[worker.id]), now)
-            for worker in (workers if _is_urgent(waiting, given) else ())
+            view.id: _held(given[view.id], view.rates, now)
+            for view in (views if _is_urgent(waiting, given) else ())
         },
         ledger=ledger or Ledger(),
     )
@@ -204,77 +200,99 @@ def _need(job: Any, model_bytes: int) -> Need:
     )
 
 
-def _given(session: Session, ids: Collection[str]) -> dict[str, list[Given]]:
+def _given(session: Session) -> dict[str, list[Any]]:
     """Jobs of each worker in the order in which it was given them, with bytes and family of their models."""
-    found: dict[str, list[Given]] = defaultdict(list)
-    for job, size, family in session.execute(
-        select(Job, Model.bytes, Model.family)
+    found: dict[str, list[Any]] = defaultdict(list)
+    for row in session.execute(
+        select(
+            Job.id,
+            Job.attempt,
+            Job.owner_id,
+            Job.priority,
+            Job.worker_id,
+            Job.state,
+            Job.stage,
+            Job.step,
+            Job.steps,
+            Job.count.label("pictures"),
+            Job.kind,
+            Job.model_key,
+            Job.networks,
+            Job.min_memory,
+            Job.worker_tags,
+            Job.batch_key,
+            Job.crash_count,
+            Job.checkpoint_step,
+            Job.preempt_attempt,
+            Job.preempted_at,
+            Job.assigned_at,
+            Model.bytes.label("model_bytes"),
+            Model.family,
+        )
         .join(Model, Model.id == Job.model_id)
-        .where(Job.worker_id.in_(ids), Job.state.in_(sorted(HELD)))
+        .where(Job.state.in_(sorted(HELD)))
         .order_by(Job.assigned_at, Job.id)
     ):
-        found[str(job.worker_id)].append(Given(job, size, family))
-    return found
+        found[row.worker_id].append(row)
+    return found  # fmt: skip
 
 
-def _is_urgent(waiting: Collection[WaitingJob], given: Mapping[str, list[Given]]) -> bool:
+def _is_urgent(waiting: Collection[WaitingJob], given: Mapping[str, list[Any]]) -> bool:
     """Whether there is a job for which others might give way."""
     interactive = PRIORITIES["interactive"]
     return any(job.priority == interactive for job in waiting) or any(
-        row.job.priority == interactive for rows in given.values() for row in rows
+        row.priority == interactive for rows in given.values() for row in rows
     )
 
 
-def _held(rows: Collection[Given], rates: Rates, now: datetime) -> tuple[Held, ...]:
+def _held(rows: Collection[Any], rates: Rates, now: datetime) -> tuple[Held, ...]:
     return tuple(
         Held(
             id=job.id,
             attempt=job.attempt,
             owner_id=job.owner_id,
             priority=job.priority,
-            need=_need(job, model_bytes),
+            need=_need(job, job.model_bytes),
             left=_left(job, rates),
             begun=job.state == State.RUNNING and (job.step > 0 or job.stage in _BEGUN),
-            saves=job.kind == Kind.RENDER and family in STEPWISE,
+            saves=job.kind == Kind.RENDER and job.family in STEPWISE,
             asked=job.preempt_attempt == job.attempt,
             rested=None if job.preempted_at is None else (now - job.preempted_at).total_seconds(),
         )
-        for job, model_bytes, family in rows
+        for job in rows
         # what is published does not need the device any more
         if job.stage != Stage.UPLOADING
     )
 
 
-def _left(job: Job, rates: Rates) -> float:
+def _left(job: Any, rates: Rates) -> float:
     """Device seconds of the steps that are left, also of one that is going on from a checkpoint."""
     done = max(job.step, job.checkpoint_step or 0)
-    return rates.job_seconds(job.batch_key, max(0, job.steps - done), job.count)
+    return rates.job_seconds(job.batch_key, max(0, job.steps - done), job.pictures)
 
 
-def _view(worker: Worker, report: WorkerReport, jobs: list[Job], window: int, suspect: bool) -> WorkerView:
+def _view(worker_id: str, name: str, known: Known, jobs: list[Any], window: int, suspect: bool) -> WorkerView:
     """`jobs`: what it has, in the order in which it was given them."""
-    rates = Rates.of(report)
     coming = {network["sha256"] for job in jobs for network in job.networks}
-    latest = jobs[-1] if jobs else None
     # a suspect worker gets one job at a time
-    window, sizes = (1, {}) if suspect else (window, report.batch_sizes)
+    window, sizes = (1, {}) if suspect else (window, known.batch_sizes)
     riders = [
-        Rider(key=(job.model_key, job.batch_key), pictures=job.count, lost_before=job.crash_count > 0)
+        Rider(key=(job.model_key, job.batch_key), pictures=job.pictures, lost_before=job.crash_count > 0)
         for job in jobs
     ]
     batch = batch_of(riders, sizes)
     return WorkerView(
-        id=worker.id,
-        name=worker.name,
+        id=worker_id,
+        name=name,
         # the batch takes one place, whoever is in it
         free_slots=max(0, window - len(jobs) + max(0, batch.aboard - 1)),
-        busy_seconds=sum(_left(job, rates) for job in jobs),
-        model_key=latest.model_key if latest else (report.models[-1] if report.models else None),
-        adapters=frozenset(report.adapters) | coming,
-        disk=on_disk(report),
-        rates=rates,
-        memory_bytes=report.memory_total,
-        tags=frozenset(report.tags),
+        busy_seconds=sum(_left(job, known.rates) for job in jobs),
+        model_key=jobs[-1].model_key if jobs else known.model_key,
+        adapters=known.adapters | coming,
+        disk=known.disk,
+        rates=known.rates,
+        memory_bytes=known.memory_bytes,
+        tags=known.tags,
         batch=batch,
         batch_sizes=sizes,
     )

@@ -20,6 +20,13 @@ def belady(
     trace: Trace, workers: int, seed: int, timer: Callable[[], float], progress: Progress | None = None
 ) -> Figures:
     """The farm's figures, with hits and bytes of caches that know the future; failures empty none."""
+    return with_foresight(trace, workers, seed, timer, progress)[1]
+
+
+def with_foresight(
+    trace: Trace, workers: int, seed: int, timer: Callable[[], float], progress: Progress | None = None
+) -> tuple[Figures, Figures]:
+    """The farm's own figures, and those of `belady`, from one run."""
     done: list[list[int]] = [[] for _ in range(workers)]
     found = run(
         trace,
@@ -40,7 +47,8 @@ def belady(
         missed += len(misses(asked, MEMORY))
         fetched += sum(trace.adapters[item][1] for item in misses(asked, DISK))
     asked_for = len(trace.wanted)
-    return replace(found, hit_rate=1 - missed / asked_for if asked_for else 1.0, bytes_fetched=fetched)
+    best = replace(found, hit_rate=1 - missed / asked_for if asked_for else 1.0, bytes_fetched=fetched)
+    return found, best
 
 
 def misses(asked: Sequence[int], room: int) -> list[int]:
