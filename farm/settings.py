@@ -132,7 +132,8 @@ class Settings(BaseSettings):
     model_cache_count: Count = Field(1, description="Base models kept loaded.")
     batch_limit: Count = Field(
         8,
-        description="Most pictures of several jobs that a worker denoises in one forward pass; 1: jobs never share one.",
+        description="Most pictures of several jobs that a worker denoises in one forward pass; 1, or with compile: jobs "
+        "never share one.",
     )
     batch_measured: bool = Field(
         True,

@@ -39,6 +39,8 @@ class Passenger:
     weights: Hashable | None
     #: why its adapters cannot act beside the layers; "" when they can
     no_branch: str = ""
+    #: why its adapters cannot be written into weights; "" when they can
+    no_patch: str = ""
     #: why it shares no pass with anybody; "" when it may
     alone: str = ""
 
@@ -71,7 +73,8 @@ def joined_mode(running: Running, job: Passenger, wish: Wish, gains: Gains, now:
     if running.mode == "diffusers":
         return None
     if even:
-        return running.mode
+        # its text encoders may have adapters of their own
+        return None if (job.no_branch if running.mode == "branch" else job.no_patch) else running.mode
     if wish == "patch" or job.no_branch or any(rider.no_branch for rider in running.riders):
         return None
     # to change the way for the last step of the others is not worth it: the job begins in its own way after them

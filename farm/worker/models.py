@@ -133,6 +133,10 @@ class HotModel:
         """Components that run at every step."""
         return self._denoisers
 
+    def why_not_written(self, adapters: Mapping[str, Adapter]) -> str:
+        """Why adapters cannot be written into the weights; "" when they can."""
+        return self._no_patch if _touched(adapters) else ""
+
     def choose_mode(
         self, plan: StrengthPlan, adapters: Mapping[str, Adapter], batch_key: str, pictures: int
     ) -> Mode:
@@ -143,13 +147,13 @@ class HotModel:
         if self._way.diffusers:
             self.patcher.use("diffusers")
             return "diffusers"
-        touched = {name for adapter in adapters.values() for name in adapter.deltas}
+        touched = _touched(adapters)
         work = Work(
             steps=plan.steps,
             changes=changes_of(plan, self._denoisers),
             layers=sum(name.split(".", 1)[0] in self._denoisers for name in touched),
             no_branch=self.patcher.branch.why_not(adapters),
-            no_patch=self._no_patch if touched else "",
+            no_patch=self.why_not_written(adapters),
         )
         mode = choose(self._way.mode, work, self.patcher.rates.costs(batch_key, pictures))
         self.patcher.use(mode)
@@ -160,6 +164,11 @@ class HotModel:
         self.machine = None
         del self.patcher
         self._device.give_back_memory()
+
+
+def _touched(adapters: Mapping[str, Adapter]) -> set[str]:
+    """Layers that they change."""
+    return {name for adapter in adapters.values() for name in adapter.deltas}
 
 
 def _why_not_written(loaded: LoadedModel) -> str:

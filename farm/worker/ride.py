@@ -91,6 +91,7 @@ class Ride:
                 pictures=len(work.spec.seeds),
                 weights=constant_weights(work.plan, work.adapters, hot.denoisers),
                 no_branch=branch or hot.patcher.branch.why_not(work.adapters),
+                no_patch=hot.why_not_written(work.adapters),
                 alone=alone,
             )
         return self._passenger

@@ -102,7 +102,8 @@ class Worker:
             settings.lora_in_memory_limit, settings.lora_cache_bytes
         )
         self._rates = Rates()
-        self._gains = Gains(settings.batch_limit, measured=settings.batch_measured)
+        # a compiled denoiser compiles anew for each number of pictures
+        self._gains = Gains(1 if settings.compile else settings.batch_limit, measured=settings.batch_measured)
         self.hands = Hands(clock)
         self._wrap = wrap
         self._id = ""

@@ -277,7 +277,7 @@ def test_g19_kill_9_in_mid_batch_loses_nothing(rig: Rig, start: Start, adapters:
         assert rig.attempt(row.id, 2).timings["shared_steps"] == 0
 
 
-def test_g11_a_job_that_was_lost_with_its_worker_rides_with_nobody(
+def test_g08_a_job_that_was_lost_with_its_worker_rides_with_nobody(
     rig: Rig, start: Start, adapters: None
 ) -> None:
     halt = Watched()

@@ -128,6 +128,10 @@ def test_who_may_not_join() -> None:
     assert joined(of(ONE), dora) is None
     assert joined(of(dora), ONE) is None
     assert joined(of(dora), dora) == "patch"
+    # no adapter of the denoiser, but one of the text encoder
+    assert joined(of(ONE, mode="branch"), replace(ONE, no_branch="it is a DoRA")) is None
+    assert joined(of(ONE), replace(ONE, no_patch="it is quantised")) is None
+    assert joined(of(ONE, mode="branch"), replace(ONE, no_patch="it is quantised")) == "branch"
     for stranger in (
         replace(ONE, batch_key="l"), replace(ONE, model_key="n"), replace(ONE, alone="it has a second pass"),
     ):  # fmt: skip
