@@ -123,6 +123,8 @@ class Attempt(Base):
     """One try of a job on one worker."""
 
     __tablename__ = "attempts"
+    # the latest, by which estimates are judged
+    __table_args__ = (Index("ix_attempts_started_at", "started_at"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
@@ -134,7 +136,8 @@ class Attempt(Base):
     detail: Mapped[str | None]
     #: seconds by stage: fetching, loading, patching, sampling, uploading; and counts: cache hits, bytes
     timings: Mapped[dict[str, Any]]
-    #: of the first attempt: seconds that the job was first expected to wait from then on, and did
+    #: of the first attempt: seconds that the job was first expected to wait from then on for its first step, and did
+    #: wait for this claim
     expected_wait: Mapped[float | None]
     waited: Mapped[float | None]
 
