@@ -141,8 +141,8 @@ def rounds(session: Session, found: Times) -> None:
         for item in made.assignments:
             if attempts.assign(session, item.job_id, item.attempt, item.worker_id, now, epoch=epoch):
                 given.append((item.job_id, item.attempt + 1, item.worker_id))
-        low, high = guesses.spread(session)
-        foreseen = foresight(snapshot, made.outlooks, now, low=low, high=high)
+        bars, slowness = guesses.bars(session), guesses.slowness(session)
+        foreseen = foresight(snapshot, made.outlooks, now, bars=bars, slowness=slowness)
         forecast.write(session, foreseen)
         attempts.note_first_estimates(session, {}, now)
 

@@ -15,8 +15,10 @@ from sqlalchemy.orm import Session
 
 from farm.db.models import Forecast as Row
 from farm.db.rows import changed
+from farm.jobs.guesses import GUESSED, Bar
 
 _ID = 1
+_LAST = 1e12
 #: a leader that has written nothing for so long is none
 STALE_SECONDS = 60.0
 
@@ -51,9 +53,8 @@ class Forecast:
     #: seconds until the first worker is free, and between two starts
     free_in: float = 0.0
     pace: float = 0.0
-    #: between these multiples of the expected wait four of five come
-    low: float = 0.5
-    high: float = 2.0
+    #: how sure that is
+    bars: tuple[Bar, ...] = GUESSED
     #: seconds since it was written, by the database's clock
     age: float = 0.0
 
@@ -100,14 +101,17 @@ def _packed(forecast: Forecast) -> dict[str, Any]:
         "held": dict(forecast.held),
         "limited": dict(forecast.limited),
         "weights": dict(forecast.weights),
-        **{name: getattr(forecast, name) for name in ("workers", "nobody", "free_in", "pace", "low", "high")},
+        **{name: getattr(forecast, name) for name in ("workers", "nobody", "free_in", "pace")},
+        # JSON knows no infinity
+        "bars": [[min(bar.upto, _LAST), bar.low, bar.high] for bar in forecast.bars],
     }
 
 
 def _unpacked(at: datetime, packed: Mapping[str, Any], age: float) -> Forecast:
-    rest = {name: value for name, value in packed.items() if name not in ("owners", "starts")}
+    rest = {name: value for name, value in packed.items() if name not in ("owners", "starts", "bars")}
+    bars = tuple(Bar(*bar) for bar in packed["bars"])
     starts = tuple(
         Start(job_id=job, owner_id=packed["owners"][owner], priority=priority, seconds=seconds, where=where)
         for job, owner, priority, seconds, where in packed["starts"]
     )
-    return Forecast(at=at, age=age, starts=starts, **rest)
+    return Forecast(at=at, age=age, starts=starts, bars=bars, **rest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from farm.db.models import Job
@@ -35,11 +35,16 @@ def before(session: Session, jobs: Sequence[Job], counts: Mapping[Line, int]) ->
 
 
 def _places(session: Session, owner: str, priority: int, ids: Sequence[str], total: int) -> dict[str, int]:
-    """Places of `ids`, in order, within one class of their owner."""
-    line = (Job.owner_id == owner, Job.state == State.QUEUED, Job.priority == priority)
+    """Places of `ids`, in order, within one class of their owner.
+
+    Conditions and orders name the class and the id together: only the line's own index answers those, so that no planner
+    goes by ids alone, through everybody's jobs.
+    """
+    line = (Job.owner_id == owner, Job.state == State.QUEUED)
+    place = tuple_(Job.priority, Job.id)
     numbered = (
-        select(Job.id, func.row_number().over(order_by=Job.id).label("number"))
-        .where(*line, Job.id >= ids[0], Job.id <= ids[-1])
+        select(Job.id, func.row_number().over(order_by=(Job.priority, Job.id)).label("number"))
+        .where(*line, place >= (priority, ids[0]), place <= (priority, ids[-1]))
         .subquery()
     )
     between = dict(
@@ -47,11 +52,17 @@ def _places(session: Session, owner: str, priority: int, ids: Sequence[str], tot
     )
     if not between:
         return {}
-    some = select(Job.id).where(*line, Job.id > ids[-1]).order_by(Job.id).limit(COUNTED + 1).subquery()
-    after = session.execute(select(func.count()).select_from(some)).scalar_one()
+    later = (
+        select(Job.id)
+        .where(*line, place > (priority, ids[-1]), Job.priority <= priority)
+        .order_by(Job.priority, Job.id)
+        .limit(COUNTED + 1)
+        .subquery()
+    )
+    after = session.execute(select(func.count()).select_from(later)).scalar_one()
     if after <= COUNTED:
         first = max(0, total - after - max(between.values()))
     else:
-        ahead = select(func.count()).select_from(Job).where(*line, Job.id < ids[0])
-        first = session.execute(ahead).scalar_one()
+        ahead = (*line, place < (priority, ids[0]), Job.priority >= priority)
+        first = session.execute(select(func.count()).select_from(Job).where(*ahead)).scalar_one()
     return {job_id: first + number - 1 for job_id, number in between.items()}

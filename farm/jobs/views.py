@@ -12,6 +12,7 @@ from farm.db.models import Adapter, Attempt, Image, Job, JobEvent, Model, Worker
 from farm.errors import BadRequest, NotFound
 from farm.jobs.batch_views import batch_view, list_batches
 from farm.jobs.fleet_views import queue_summary, worker_view, worker_views
+from farm.jobs.guesses import until_first_step
 from farm.jobs.image_views import delete_image, ids_of, image_view, list_images, patch_image, uses_one_of
 from farm.jobs.kinds import Kind
 from farm.jobs.pages import MAX_PAGE, Page, clamp, cut, decode_cursor
@@ -50,7 +51,7 @@ def job_view(session: Session, owner_id: str, job_id: str) -> dict[str, Any]:
             "detail": attempt.detail,
             "timings": attempt.timings,
             "expected_wait": attempt.expected_wait,
-            "waited": attempt.waited,
+            "waited": until_first_step(attempt.waited, attempt.started_at, attempt.ended_at, attempt.timings),
         }
         for attempt, name in session.execute(
             select(Attempt, Worker.name)

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from farm.db.models import Job
 from farm.jobs import forecast as forecasts
 from farm.jobs.forecast import Forecast
+from farm.jobs.guesses import LEAST_SECONDS, bar_of
 from farm.jobs.line import before
 from farm.jobs.pauses import pause_views, why_paused
 from farm.jobs.rates import duration
@@ -164,10 +165,15 @@ class Front:
         return Told(position=position, because=words, start=told.start, low=job.not_before, high=told.high)
 
     def _between(self, position: int, because: str, seconds: float, *, wide: bool = False) -> Told:
-        forecast = self._forecast
-        low = min(forecast.low, WIDE[0]) if wide else forecast.low
-        high = max(forecast.high, WIDE[1]) if wide else forecast.high
-        start, first, last = (forecast.at + timedelta(seconds=seconds * by) for by in (1.0, low, high))
+        bar = bar_of(self._forecast.bars, seconds)
+        low = min(bar.low, WIDE[0]) if wide else bar.low
+        high = max(bar.high, WIDE[1]) if wide else bar.high
+        # the shortest waits vary by more than a multiple of themselves
+        length = max(LEAST_SECONDS, seconds)
+        start, first, last = (
+            self._forecast.at + timedelta(seconds=by)
+            for by in (seconds, min(seconds, length * low), length * high)
+        )
         return Told(position=position, because=because, start=start, low=first, high=last)
 
 

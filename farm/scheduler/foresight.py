@@ -7,6 +7,7 @@ from datetime import datetime
 from itertools import islice
 
 from farm.jobs.forecast import Forecast, Start
+from farm.jobs.guesses import Bar
 from farm.scheduler.group import Group
 from farm.scheduler.lanes import WorkerView
 from farm.scheduler.plan import Outlook, Snapshot
@@ -17,9 +18,9 @@ RATED = 16
 
 
 def foresight(
-    snapshot: Snapshot, outlooks: Sequence[Outlook], now: datetime, *, low: float, high: float
+    snapshot: Snapshot, outlooks: Sequence[Outlook], now: datetime, *, bars: tuple[Bar, ...], slowness: float
 ) -> Forecast:
-    """`low` and `high`: multiples of an expected wait between which four of five come out."""
+    """`slowness`: by how much longer jobs take than the rates say that the plan goes by."""
     groups = {head.id: group for group in snapshot.groups for head in group.heads}
     coming = sorted((item for item in outlooks if item.worker), key=lambda item: (item.seconds, item.ahead))
     held, limited = {}, set()
@@ -33,14 +34,14 @@ def foresight(
     for item in coming:
         assert item.worker is not None
         key = groups[item.job_id].key
-        words = where(key.need, item, later=item.worker.id in taken)
+        words = where(key.need, item, later=item.worker.id in taken, slowness=slowness)
         taken.add(item.worker.id)
         starts.append(
             Start(
                 job_id=item.job_id,
                 owner_id=key.owner_id,
                 priority=key.priority,
-                seconds=item.seconds,
+                seconds=item.seconds * slowness,
                 where=words,
             )
         )
@@ -51,16 +52,17 @@ def foresight(
         starts=tuple(starts),
         held=held,
         limited={
-            owner: work.get(owner, 0.0) / max(1, snapshot.limits.get(owner, snapshot.running_limit))
+            owner: slowness
+            * work.get(owner, 0.0)
+            / max(1, snapshot.limits.get(owner, snapshot.running_limit))
             for owner in sorted(limited)
         },
         weights={owner: weight for owner, weight in snapshot.weights.items() if weight != 1.0},
         workers=workers,
         nobody=snapshot.nobody.words if snapshot.nobody else "",
-        free_in=min((view.busy_seconds for view in snapshot.workers), default=0.0),
-        pace=_pace(starts, sum(work.values()) / max(1, len(work)), workers),
-        low=low,
-        high=high,
+        free_in=slowness * min((view.busy_seconds for view in snapshot.workers), default=0.0),
+        pace=_pace(starts, slowness * sum(work.values()) / max(1, len(work)), workers),
+        bars=bars,
     )
 
 

@@ -34,6 +34,8 @@ LEDGER_SECONDS = 3.0
 #: A long queue is explained once in so many seconds, a short one by every round; and what was told is kept fresh.
 EXPLAIN_SECONDS = 1.0
 LONG = 100
+#: Seconds between two looks at how good the estimates were.
+JUDGE_SECONDS = 5.0
 #: Seconds between two summings up of what writers left to count.
 TALLY_SECONDS = 5.0
 #: Messages sent for one assignment before it is taken back.
@@ -96,6 +98,9 @@ class Scheduler:
         self._kept: tuple[float, dict[str, object]] = (clock.monotonic(), self._ledger.as_dict())
         self._swept_at = clock.monotonic()
         self._explained_at = self._tallied_at = float("-inf")
+        self._judged_at = float("-inf")
+        self._bars: tuple[guesses.Bar, ...] = guesses.GUESSED
+        self._slowness = 1.0
         #: jobs whose first estimate is written
         self._foreseen: frozenset[str] = frozenset()
         self._leadership = Leadership(holder, timers.leader_lease_seconds)
@@ -270,8 +275,10 @@ class Scheduler:
             return
         self._explained_at = moment
         now = self._clock.now()
-        low, high = guesses.spread(session)
-        foreseen = foresight(snapshot, outlooks, now, low=low, high=high)
+        if moment - self._judged_at >= JUDGE_SECONDS:
+            self._judged_at = moment
+            self._bars, self._slowness = guesses.bars(session), guesses.slowness(session)
+        foreseen = foresight(snapshot, outlooks, now, bars=self._bars, slowness=self._slowness)
         forecast.write(session, foreseen)
         starts = {start.job_id: now + timedelta(seconds=start.seconds) for start in foreseen.starts}
         new = starts.keys() - self._foreseen

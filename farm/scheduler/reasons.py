@@ -37,10 +37,10 @@ def why_held(need: Need, outlook: Outlook) -> str | None:
     return None
 
 
-def where(need: Need, outlook: Outlook, *, later: bool = False) -> str:
+def where(need: Need, outlook: Outlook, *, later: bool = False, slowness: float = 1.0) -> str:
     """The worker that is expected to take it, when that is free, and what it has. `later`: others come first there."""
     assert outlook.worker is not None
-    name, busy = outlook.worker.name, outlook.worker.busy_seconds
+    name, busy = outlook.worker.name, outlook.worker.busy_seconds * slowness
     free = f"{name} is expected to take it" if later else f"{name} is free in about {duration(busy)}"
     return free + _holds(need, outlook)
 

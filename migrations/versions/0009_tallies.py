@@ -84,6 +84,7 @@ def upgrade() -> None:
         sa.Column("foreseen", Json(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_forecasts"),
     )
+    op.create_index("ix_attempts_started_at", "attempts", ["started_at"])
     if op.get_bind().dialect.name == "postgresql":
         # keeps writers out until the commit: between them, trigger and count miss nobody
         op.execute(POSTGRESQL)
@@ -100,5 +101,6 @@ def downgrade() -> None:
     else:
         for name in ("tally_inserted", "tally_updated"):
             op.execute(f"drop trigger {name}")
+    op.drop_index("ix_attempts_started_at", "attempts")
     for name in ("forecasts", "tally_changes", "tallies"):
         op.drop_table(name)

@@ -135,6 +135,8 @@ class Attempt(Base):
         # few rows: what was lost of late, and what a worker did last
         Index("ix_attempts_lost", "ended_at", postgresql_where=_LOST, sqlite_where=_LOST),
         Index("ix_attempts_worker", "worker_id", "started_at"),
+        # the latest, by which estimates are judged
+        Index("ix_attempts_started_at", "started_at"),
     )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
@@ -149,7 +151,8 @@ class Attempt(Base):
     detail: Mapped[str | None]
     #: seconds by stage: fetching, loading, patching, sampling, uploading; and counts: cache hits, bytes
     timings: Mapped[dict[str, Any]]
-    #: of the first attempt: seconds that the job was first expected to wait from then on, and did
+    #: of the first attempt: seconds that the job was first expected to wait from then on for its first step, and did
+    #: wait for this claim
     expected_wait: Mapped[float | None]
     waited: Mapped[float | None]
 

@@ -101,7 +101,7 @@ def test_the_reason_names_the_worker_what_it_holds_and_when() -> None:
     _, outlooks = decided([job(1)], [full])
     assert (
         why_waiting(job(1).need, outlooks[0])
-        == "gpu-2 is free in about 20 s and has the model and 0 of 1 adapters"
+        == "gpu-2 is free in about 20 s and has the model, not the adapter"
     )
 
 
