@@ -28,6 +28,7 @@ from farm.web.app import create_app
 from tests.chaos.fleet import CONTEXT, UNHURRIED, Fault, Fleet
 from tests.support.databases import PostgresServer
 from tests.support.history import check_cache
+from tests.support.jobs import told_of
 from tests.support.proxy import Mode, Proxy
 from tests.support.web import WebFarm, fresh_farm, lora_file, web_app
 
@@ -332,7 +333,7 @@ def test_g06_what_needs_a_store_that_is_away_is_not_begun_and_says_since_when(
     (cold,) = fleet.submit(prompt="a fox <lora:ink:0.8>")
     (hot,) = fleet.submit()
     fleet.rig.wait_until(
-        lambda: "store unreachable since" in str(fleet.rig.job(cold).wait_reason), fleet.logs, seconds=30
+        lambda: "store unreachable since" in told_of(fleet.rig.sessions, cold).because, fleet.logs, seconds=30
     )
     # what is there already is rendered, and its picture held until the store takes it
     fleet.rig.wait_until(lambda: fleet.rig.job(hot).stage == "uploading", fleet.logs)
@@ -442,7 +443,7 @@ def test_g12_a_worker_without_room_takes_nothing_until_there_is_some(fleet: Flee
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 20_000))
     (job,) = fleet.submit()
     fleet.rig.wait_until(
-        lambda: "full: the disk of " in str(fleet.rig.job(job).wait_reason), fleet.logs, seconds=30
+        lambda: "full: the disk of " in told_of(fleet.rig.sessions, job).because, fleet.logs, seconds=30
     )
     with fleet.rig.sessions() as session:
         (worker,) = views.worker_views(session)

@@ -117,7 +117,7 @@ def test_a_worker_gets_no_more_than_its_window_and_the_rest_is_told_why_it_waits
     assert states == ["assigned"] * 2 + ["queued"] * 3
     told = [told_of(desk.sessions, job) for job in jobs[2:]]
     assert [item.position for item in told] == [0, 1, 2]
-    assert told[2].because.startswith("behind 2 jobs of yours; gpu-1 is free in about")
+    assert told[2].because.startswith("behind 2 jobs of yours; gpu-1 is expected to take it")
     starts = [item.start or NOW for item in told]
     assert starts == sorted(starts)
 
@@ -432,7 +432,7 @@ def test_pins_and_limits_are_read_from_the_rows(desk: Desk) -> None:
     desk.running_limit = 2
     desk.lead()
     assert [job_row(desk.sessions, job).worker_id for job in pinned] == [large] * 2
-    assert job_row(desk.sessions, nowhere).wait_reason == "no worker with 80 GB tagged h100 is up"
+    assert told_of(desk.sessions, nowhere).because == "no worker with 80 GB tagged h100 is up"
     assert job_row(desk.sessions, flood[0]).worker_id == small
     assert job_row(desk.sessions, free).worker_id == small
-    assert "as that key may have at once" in str(job_row(desk.sessions, flood[1]).wait_reason)
+    assert "as that key may have at once" in told_of(desk.sessions, flood[1]).because

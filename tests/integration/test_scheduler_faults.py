@@ -11,7 +11,7 @@ from farm.jobs.reports import WorkerReport
 from farm.scheduler.outbox import MAX_TRIES
 from tests.integration.test_scheduler import Desk, TurnedClock, rounds
 from tests.integration.test_scheduler import desk as desk  # noqa: PLC0414 - a fixture
-from tests.support.jobs import LATER, MODEL_KEY, OWNER, add_job, add_worker, job_row, seed
+from tests.support.jobs import LATER, MODEL_KEY, OWNER, add_job, add_worker, job_row, seed, told_of
 
 Sessions = sessionmaker[Session]
 
@@ -107,7 +107,8 @@ def test_g06_while_the_store_is_away_what_needs_it_waits_and_says_since_when(ses
     scheduler = desk.lead()
     assert job_row(sessions, ready).worker_id == hot
     row = job_row(sessions, waits)
-    assert (row.state, row.wait_reason) == ("queued", f"store unreachable since {LATER:%H:%M} UTC")
+    assert row.state == "queued"
+    assert told_of(sessions, waits).because == f"store unreachable since {LATER:%H:%M} UTC"
     desk.store_away = None
     rounds(desk, scheduler, 1)
     assert job_row(sessions, waits).worker_id in (hot, cold)
@@ -124,7 +125,7 @@ def test_g12_a_blocked_worker_gets_nothing_and_is_named(desk: Desk) -> None:
     rounds(desk, scheduler, 2)
     row = job_row(desk.sessions, job)
     assert (row.state, row.crash_count, row.retry_count) == ("queued", 0, 0)
-    assert row.wait_reason == "no worker that is up takes jobs: full: its disk is full"
+    assert told_of(desk.sessions, job).because == "no worker that is up takes jobs: full: its disk is full"
     with desk.sessions() as session:
         (view,) = views.worker_views(session)
         assert (view["state"], view["reason"]) == ("blocked", "its disk is full")
