@@ -62,7 +62,7 @@ class RunningFarm:
         """Run `farm …` against this farm."""
         return subprocess.run(
             [sys.executable, "-m", "farm.cli", *words],
-            env=self.environment(), capture_output=True, text=True, timeout=120, check=False,
+            env=self.environment(), capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
 
     def logs(self) -> str:
