@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 
@@ -19,3 +20,12 @@ def connect(url: str, *, timeout: float = 5.0, connect_timeout: float = 2.0) -> 
         health_check_interval=30,
         retry=Retry(NoBackoff(), 1),
     )
+
+
+def answers(url: str) -> bool:
+    """Whether a Redis at `url` answers at this moment."""
+    with connect(url, timeout=2.0) as redis:
+        try:
+            return bool(redis.ping())
+        except (RedisError, OSError):
+            return False

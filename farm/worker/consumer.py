@@ -16,6 +16,7 @@ from celery.worker import WorkController
 
 from farm.queue.celery import TASK, make_app, queue_name
 from farm.queue.messages import parse_render
+from farm.queue.redis import answers
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +74,10 @@ class Consumer:
             self._thread.join(seconds)
 
     def restart(self) -> None:
-        """Replace a consumer that has gone deaf."""
+        """Replace a consumer that has gone deaf; while Redis is away it is left to connect again by itself."""
+        if not answers(self._redis_url):
+            log.info("redis_away")
+            return
         old, self._controller = self._controller, None
         # it may hang in a dead connection, so nobody waits for it
         threading.Thread(target=old.terminate, name="old-consumer", daemon=True).start()

@@ -191,6 +191,15 @@ def _set_up(log: Path) -> None:
         os.dup2(file, number)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_the_test, name="end-with-the-test", daemon=True).start()
+
+
+def _end_with_the_test() -> None:
+    """A test run that was killed itself leaves no fleet behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass

@@ -22,7 +22,7 @@ ARGUMENTS = (
     "--no-first-run",
 )
 #: a machine that renders on its CPU meanwhile answers late
-PATIENCE_MS = 30_000
+PATIENCE_MS = 60_000
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from tests.support.farm import RunningFarm
 PAGES = ("/create", "/queue", "/gallery", "/networks", "/networks/ink", "/models", "/models/extract", "/batches",
          "/batches/new", "/workers",
          "/search?q=ink", "/login")  # fmt: skip
-RENDER_MS = 120_000
+RENDER_MS = 240_000
 
 
 @pytest.fixture(scope="module")

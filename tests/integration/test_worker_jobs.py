@@ -31,6 +31,7 @@ from farm.models.families import describe, layout
 from farm.queue import events
 from farm.queue.wake import BELL
 from farm.worker.effects import Effects
+from farm.worker.pulse import DEAF_LOOKS
 from tests.support import jobs as rows
 from tests.support import tiny_pipelines
 from tests.support.worker import Rig, Start
@@ -290,12 +291,16 @@ def test_without_a_message_the_look_into_sql_finds_the_job(rig: Rig, start: Star
     assert rig.wait_for(job_id, "succeeded", "failed").state == "succeeded"
 
 
-def test_without_redis_jobs_still_run(rig: Rig, start: Start) -> None:
+def test_without_redis_jobs_still_run_and_the_consumer_waits(rig: Rig, start: Start) -> None:
     nobody = type(rig.settings.redis_url)("redis://127.0.0.1:1/0")
-    worker = start(poll_seconds=0.2, redis_url=nobody)
-    job_id = rig.add_job()
-    rig.assign(job_id, worker.id, send=False)
-    assert rig.wait_for(job_id, "succeeded", "failed").state == "succeeded"
+    worker = start(poll_seconds=0.1, redis_url=nobody)
+    consumer = worker._consumer._controller
+    for _ in range(DEAF_LOOKS + 2):
+        job_id = rig.add_job(steps=1)
+        rig.assign(job_id, worker.id, send=False)
+        assert rig.wait_for(job_id, "succeeded", "failed").state == "succeeded"
+    # another one would wait as well, and so would each one after it
+    assert worker._consumer._controller is consumer
 
 
 class Gate:

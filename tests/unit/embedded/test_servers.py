@@ -7,6 +7,7 @@ import signal
 import socket
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,19 @@ def test_a_port_that_was_taken_meanwhile_is_replaced(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_seaweed_stores_at_once_and_keeps_it(tmp_path: Path) -> None:
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A socket's path may have some 100 characters only."""
+    with tempfile.TemporaryDirectory(prefix="farm-") as folder:
+        yield Path(folder)
+
+
+def test_seaweed_stores_at_once_and_keeps_it(
+    tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # sockets of its own: other servers on this machine, in the common folder, may have any port
+    monkeypatch.setenv("TMPDIR", str(short_folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
     server = SeaweedServer(tmp_path / "s3", bucket="things")
     server.start()
     store = server.open()
@@ -69,12 +82,9 @@ def test_seaweed_stores_at_once_and_keeps_it(tmp_path: Path) -> None:
     server.start()
     assert store.get_bytes("a") == b"1"
     store.close()
-    ports = server._ports
+    assert list(short_folder.iterdir())
     server.stop()
-    left = [
-        path.name for path in Path(tempfile.gettempdir()).iterdir() if any(str(p) in path.name for p in ports)
-    ]
-    assert left == []
+    assert list(short_folder.iterdir()) == []
 
 
 def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
