@@ -57,7 +57,18 @@ class WorkerView:
 class Lane:
     """One worker during planning: its view, moved on by what was given to it."""
 
-    __slots__ = ("boarding", "busy", "crowd", "kept", "model_key", "more", "shelved", "slots", "view")
+    __slots__ = (
+        "_counts",
+        "boarding",
+        "busy",
+        "crowd",
+        "kept",
+        "model_key",
+        "more",
+        "shelved",
+        "slots",
+        "view",
+    )
 
     def __init__(self, view: WorkerView):
         self.view = view
@@ -73,6 +84,8 @@ class Lane:
         self.more = _NOTHING
         #: `busy`, and whether it had room, when the shelves were built
         self.shelved = (0.0, False)
+        #: what needs were found to cost, until it is given something
+        self._counts: dict[Need, tuple[float, float]] | None = None
 
     @property
     def open(self) -> bool:
@@ -110,7 +123,16 @@ class Lane:
         return self.busy + self.price(need)
 
     def _count(self, need: Need) -> tuple[float, float]:
-        """Seconds of `start_cost` and of `toll`."""
+        """Seconds of `start_cost` and of `toll`: asked for again and again within a round."""
+        counts = self._counts
+        if counts is None:
+            counts = self._counts = {}
+        found = counts.get(need)
+        if found is None:
+            found = counts[need] = self._reckon(need)
+        return found
+
+    def _reckon(self, need: Need) -> tuple[float, float]:
         view, more = self.view, self.more
         held = view.adapters
         cold = [item for item in need.adapters if item[0] not in held and item[0] not in more]
@@ -147,6 +169,7 @@ class Lane:
         self.busy += self.cost(need) + self.work(group)
         self.model_key = need.model_key
         self.more = self.more.union([sha for sha, _ in need.adapters])
+        self._counts = None
 
 
 _Entry = tuple[float, str, Lane]

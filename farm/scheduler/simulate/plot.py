@@ -7,7 +7,9 @@ from html import escape
 
 from farm.scheduler.simulate.figures import Figures
 
-COLOURS = {"farm": "#2f6fde", "fifo": "#9aa3af", "random": "#c9ced6", "bound": "#3a9d5d"}
+COLOURS = {
+    "farm": "#2f6fde", "fifo": "#9aa3af", "random": "#c9ced6", "shortest": "#b08fc7", "belady": "#7fb3e6", "bound": "#3a9d5d",
+}  # fmt: skip
 ROWS: tuple[tuple[str, Callable[[Figures], float], str], ...] = (
     ("adapters found in memory", lambda item: item.hit_rate * 100, "{:.1f} %"),
     ("makespan", lambda item: item.makespan_s, "{:.0f} s"),

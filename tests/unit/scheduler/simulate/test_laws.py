@@ -50,7 +50,7 @@ def clean(value: Any) -> Any:
     return {name: getattr(value, name) for name in value.__slots__ if name != "decisions_per_s"}
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(JOBS, FAILURES, st.integers(1, 4), st.sampled_from(sorted(POLICIES)))
 def test_every_job_ends_once_and_no_worker_does_two_at_a_time(
     jobs: list[dict[str, Any]], failures: list[tuple[int, int, int]], workers: int, policy: str
@@ -79,6 +79,7 @@ def test_every_job_ends_once_and_no_worker_does_two_at_a_time(
     assert clean(again) == clean(found)
 
 
+@settings(max_examples=60, deadline=None)
 @given(JOBS, FAILURES, st.integers(1, 4))
 def test_a_trace_is_read_as_it_was_written(
     jobs: list[dict[str, Any]], failures: list[tuple[int, int, int]], workers: int
