@@ -31,6 +31,7 @@ from farm.queue.redis import connect
 from farm.settings import Settings
 from farm.store.disk import DiskCache
 from farm.store.s3 import open_store
+from farm.store.trees import whole_trees
 from farm.worker.consumer import Consumer
 from farm.worker.device import Device, pick_device
 from farm.worker.effects import Effects, sql_effects, store_effects
@@ -163,7 +164,7 @@ class Worker:
         return WorkerReport(
             models=self._models.hot(),
             adapters=self._adapters.hashes(),
-            disk=tuple(reversed(self._disk.hashes())),
+            disk=(*reversed(self._disk.hashes()), *whole_trees(self._disk)),
             device=self.device.name,
             device_name=self.device.title,
             memory_total=self.device.memory_total,
