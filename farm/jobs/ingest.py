@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from farm.jobs import adapters, models
 from farm.lora.formats.header import read_header
 from farm.lora.formats.inspect import inspect
 from farm.models.families import describe
-from farm.store import keys
+from farm.store import keys, trees
 from farm.store.s3 import Store
 
 _CHUNK = 1024 * 1024
@@ -33,8 +32,7 @@ def file_sha256(path: Path) -> Sha256:
 
 def manifest_sha256(manifest: list[dict[str, Any]]) -> Sha256:
     """Hash of a model's manifest: equal for equal files at equal places, whatever their order."""
-    rows = sorted((row["path"], row["sha256"]) for row in manifest)
-    return Sha256(hashlib.sha256(json.dumps(rows).encode()).hexdigest())
+    return Sha256(trees.manifest_sha256((row["path"], row["sha256"]) for row in manifest))
 
 
 def add_model(

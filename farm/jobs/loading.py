@@ -15,6 +15,7 @@ from farm.errors import NotFound
 from farm.jobs.kinds import Extraction, Kind
 from farm.jobs.prepare import Network
 from farm.jobs.spec import FIELDS, JobSpec
+from farm.store.trees import ManifestFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,12 @@ class ModelFiles:
     configs: Mapping[str, Any]
     defaults: Mapping[str, Any]
     bytes: int
+
+    @property
+    def files(self) -> tuple[ManifestFile, ...]:
+        return tuple(
+            ManifestFile(path=row["path"], sha256=row["sha256"], size=row["size"]) for row in self.manifest
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,11 +72,6 @@ def start_cost(
     return seconds
 
 
-def on_disk(report: WorkerReport) -> frozenset[str]:
-    """Keys of what a worker need not fetch: files by their hash, and models that it has loaded before."""
-    return frozenset((*report.disk, *report.load_seconds))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
     """One worker as it last reported, and the seconds of work that it has been given."""
@@ -91,7 +86,7 @@ class Lane:
 
     def start_seconds(self, model_key: str, model_bytes: int, networks: Mapping[str, int]) -> float:
         """Seconds from a free device to the first step. `networks`: bytes by sha256."""
-        disk = on_disk(self.report)
+        disk = frozenset(self.report.disk)
         cold = [sha256 for sha256 in networks if sha256 not in self.report.adapters]
         return start_cost(
             Rates.of(self.report),

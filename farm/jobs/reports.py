@@ -18,7 +18,7 @@ class WorkerReport:
     models: tuple[str, ...] = ()
     #: sha256s of adapters in memory
     adapters: tuple[str, ...] = ()
-    #: sha256s of files on disk, the latest used last; at most `MAX_DISK`
+    #: sha256s of files on disk, the latest used last, and keys of models that lie there whole; at most `MAX_DISK`
     disk: tuple[str, ...] = ()
     #: `cpu`, `cuda:0`, …
     device: str = ""

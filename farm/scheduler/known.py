@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from farm.db.models import Worker
-from farm.jobs.rates import Rates, on_disk
+from farm.jobs.rates import Rates
 from farm.jobs.reports import WorkerReport
 
 #: reports that one statement asks for
@@ -59,7 +59,7 @@ def _known(seq: int, report: WorkerReport) -> Known:
         seq=seq,
         rates=Rates.of(report),
         adapters=frozenset(report.adapters),
-        disk=on_disk(report),
+        disk=frozenset(report.disk),
         model_key=report.models[-1] if report.models else None,
         memory_bytes=report.memory_total,
         tags=frozenset(report.tags),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -68,7 +69,7 @@ def open_tree(cache: DiskCache, manifest: Sequence[ManifestFile], fetch: Callabl
             entry = cache.get(file.sha256, file.size, partial(fetch, file.sha256))
             undo.callback(entry.close)
             entries.append(entry)
-        folder = cache.folder / "trees" / _name(manifest)
+        folder = cache.folder / "trees" / manifest_sha256((file.path, file.sha256) for file in manifest)
         if not _is_whole(folder, manifest, entries):
             _build(cache, folder, manifest, entries)
         undo.pop_all()
@@ -76,9 +77,14 @@ def open_tree(cache: DiskCache, manifest: Sequence[ManifestFile], fetch: Callabl
     return Tree(path=folder / manifest[0].path if single else folder, entries=tuple(entries))
 
 
-def _name(manifest: Sequence[ManifestFile]) -> str:
-    lines = sorted(f"{file.sha256} {file.path}" for file in manifest)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def manifest_sha256(rows: Iterable[tuple[str, str]]) -> str:
+    """Hash of a model's (path, sha256) rows: equal for equal files at equal places, whatever their order."""
+    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+
+
+def whole_trees(cache: DiskCache) -> tuple[str, ...]:
+    """Hashes of the manifests of models that lie here whole: a folder goes with the first of its files."""
+    return tuple(sorted(entry.name for entry in (cache.folder / "trees").iterdir()))
 
 
 def _check(path: str) -> None:

@@ -21,6 +21,7 @@ from farm.jobs.prepare import Network
 from farm.jobs.states import HELD, State
 from farm.lora.tensors import Adapter
 from farm.store.disk import DiskCache
+from farm.store.trees import open_tree
 from farm.worker.effects import Effects
 from farm.worker.held import Hands
 from farm.worker.layouts import Layouts
@@ -71,7 +72,7 @@ class Prefetcher:
     def start(self) -> None:
         self._thread.start()
 
-    def close(self, seconds: float = 5.0) -> None:
+    def close(self, seconds: float = 1.0) -> None:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -128,8 +129,11 @@ class Prefetcher:
             log.exception("prefetch_failed", job_id=job_id)
 
     def _make_ready(self, job: JobForWorker, order: _Order) -> None:
-        for sha256, size in files_of(job, model=not self._model_hot(job.model.key)).items():
+        cold = not self._model_hot(job.model.key)
+        for sha256, size in files_of(job, model=cold).items():
             self._fetch(sha256, size, order)
+        if cold:
+            open_tree(self._disk, job.model.files, lambda sha256, path: self._missing(path)).close()
         for network in job.networks:
             if not self._traffic.wait_turn(None, order.stands):
                 raise _Dropped
@@ -237,5 +241,5 @@ def files_of(job: JobForWorker, *, model: bool) -> dict[str, int]:
     """Sizes of the files that a job needs, by hash: its adapters and, if asked, its model."""
     files = {network.sha256: network.size for network in job.networks}
     if model:
-        files |= {str(row["sha256"]): int(row["size"]) for row in job.model.manifest}
+        files |= {file.sha256: file.size for file in job.model.files}
     return files

@@ -24,7 +24,7 @@ from farm.models.sampler import SampleSpec
 from farm.prompt import resolve, tags
 from farm.prompt.passes import Plans, plans
 from farm.store.disk import DiskCache
-from farm.store.trees import ManifestFile, Tree, open_tree
+from farm.store.trees import Tree, open_tree
 from farm.worker.effects import Effects
 from farm.worker.held import HeldJob
 from farm.worker.layouts import Layouts
@@ -163,10 +163,7 @@ class Preparer:
 
     def open_model(self, job: JobForWorker, held: HeldJob) -> Tree:
         """The model's files as a folder on this machine's disk, pinned."""
-        manifest = [
-            ManifestFile(path=row["path"], sha256=row["sha256"], size=row["size"])
-            for row in job.model.manifest
-        ]
+        manifest = job.model.files
         fetch = partial(self._fetch, held)
         tree = self._patience.until_done("fetch_model", lambda: open_tree(self._disk, manifest, fetch), held)
         for entry in tree.entries:

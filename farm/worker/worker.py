@@ -32,6 +32,7 @@ from farm.queue.redis import connect
 from farm.settings import Settings
 from farm.store.disk import DiskCache
 from farm.store.s3 import open_store
+from farm.store.trees import whole_trees
 from farm.worker.batching import Gains
 from farm.worker.consumer import Consumer
 from farm.worker.device import Device, pick_device
@@ -168,7 +169,7 @@ class Worker:
         return WorkerReport(
             models=self._models.hot(),
             adapters=self._adapters.hashes(),
-            disk=tuple(reversed(self._disk.hashes())),
+            disk=(*reversed(self._disk.hashes()), *whole_trees(self._disk)),
             device=self.device.name,
             device_name=self.device.title,
             memory_total=self.device.memory_total,

@@ -79,6 +79,7 @@ def test_an_expected_job_finds_everything_fetched_and_parsed(rig: Rig, start: St
     with rig.sessions() as session:
         manifest = session.get_one(Model, rig.model_id).manifest
     assert all(worker._disk.holds(row["sha256"], row["size"]) for row in manifest)
+    assert {rig.model_key, ink["sha256"]} <= set(worker.report().disk)
     assert rig.job(job_id).state == "queued"
     total = ink["size"] + sum({row["sha256"]: row["size"] for row in manifest}.values())
     assert worker.report().bytes_prefetched == total

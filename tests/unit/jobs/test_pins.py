@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from farm.errors import BadRequest
 from farm.jobs.estimate import Need, decide
 from farm.jobs.pins import LEAST_MEMORY, MOST_MEMORY, is_tag, memory_text, met, parse_memory, parse_tags
-from farm.jobs.rates import Lane, Rates, on_disk
+from farm.jobs.rates import Lane, Rates
 from farm.jobs.reports import WorkerReport
 from farm.scheduler.group import Need as PlanNeed
 from farm.scheduler.lanes import Lane as PlanLane
@@ -83,7 +83,7 @@ REPORTS = st.builds(
     WorkerReport,
     models=st.sampled_from([(), ("m",), ("n",)]),
     adapters=st.sampled_from([(), ("a",)]),
-    disk=st.sampled_from([(), ("a",), ("a", "b")]),
+    disk=st.sampled_from([(), ("a",), ("a", "b"), ("b", "m")]),
     load_seconds=st.sampled_from([{}, {"m": 3.0}, {"n": 9.0}]),
     fetch_bytes_per_second=st.none() | st.floats(1e5, 1e9),
     adapter_seconds=st.none() | st.floats(0, 5),
@@ -94,7 +94,7 @@ REPORTS = st.builds(
 def test_the_estimate_before_submission_and_the_plan_reckon_alike(report: WorkerReport, busy: float) -> None:
     view = WorkerView(
         id="w", name="w", free_slots=1, busy_seconds=busy, model_key=report.models[-1] if report.models else None,
-        adapters=frozenset(report.adapters), disk=on_disk(report), rates=Rates.of(report),
+        adapters=frozenset(report.adapters), disk=frozenset(report.disk), rates=Rates.of(report),
     )  # fmt: skip
     networks = {"a": 10**8, "b": 10**7}
     start = PlanLane(view).start(PlanNeed(model_key="m", model_bytes=10**9, adapters=tuple(networks.items())))

@@ -9,7 +9,7 @@ import pytest
 
 from farm.errors import Permanent
 from farm.store.disk import DiskCache
-from farm.store.trees import ManifestFile, open_tree
+from farm.store.trees import ManifestFile, manifest_sha256, open_tree, whole_trees
 
 FILES = {
     "model_index.json": b"{}",
@@ -47,6 +47,16 @@ def test_the_folder_looks_as_it_was_registered_and_costs_nothing_twice(cache: Di
     with open_tree(cache, MANIFEST, fetch) as again:
         assert again.hit
         assert again.path == tree.path
+
+
+def test_models_that_lie_here_whole_are_known_by_the_hash_of_their_manifest(cache: DiskCache) -> None:
+    key = manifest_sha256((file.path, file.sha256) for file in reversed(MANIFEST))
+    assert whole_trees(cache) == ()
+    open_tree(cache, MANIFEST, fetch).close()
+    assert whole_trees(cache) == (key,)
+    # without one of its files it is whole no more
+    cache.make_room(500)
+    assert whole_trees(cache) == ()
 
 
 def test_a_file_damaged_through_the_folder_is_repaired(cache: DiskCache) -> None:
