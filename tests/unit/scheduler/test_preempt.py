@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from farm.scheduler.group import Need, WaitingJob, gather
@@ -26,6 +26,9 @@ from farm.scheduler.preempt import (
     preempt,
 )
 from farm.scheduler.score import Rates
+
+#: on a busy machine everything is slow
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 RATES = Rates(seconds_per_step={"m": 1.0, "n": 1.0}, load_seconds={"m": 5.0, "n": 5.0})
@@ -220,6 +223,7 @@ JOBS = st.builds(
 )  # fmt: skip
 
 
+@CALM
 @given(
     fleet=st.lists(st.lists(JOBS, max_size=4), min_size=1, max_size=5),
     waiting=st.lists(st.integers(0, 2), max_size=5),
