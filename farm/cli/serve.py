@@ -12,11 +12,12 @@ from farm.settings import load_settings
 def worker(
     device: Annotated[str, typer.Option(help="cpu, cuda:0, …; auto takes the first GPU.")] = "",
     name: Annotated[str, typer.Option(help="Name shown on the Workers page.")] = "",
+    tags: Annotated[str, typer.Option(help="Tags for jobs that ask for them, such as a100,studio.")] = "",
 ) -> None:
     """Render jobs on one device until SIGTERM."""
     from farm.worker.main import run
 
-    run(load_settings(**_given(device=device, worker_name=name)))
+    run(load_settings(**_given(device=device, worker_name=name, worker_tags=tags)))
 
 
 def scheduler() -> None:

@@ -133,6 +133,28 @@ def test_a_draft_survives_a_reload(page: Page) -> None:
     expect(page.locator("#prompt")).to_have_value("a fox that was never queued")
 
 
+def test_a_job_is_pinned_to_workers_in_a_fold_of_the_form(page: Page) -> None:
+    page.goto("/create")
+    page.locator("#prompt").fill("a fox")
+    expect(page.locator("#min_memory")).not_to_be_visible()
+    page.locator("#where summary").click()
+    page.locator("#min_memory").fill("80 GX")
+    expect(page.locator("#where .problem")).to_contain_text("is no amount of memory")
+    page.locator("#min_memory").fill("80000GB")
+    page.locator("#worker_tags").fill("H100, studio")
+    expect(page.locator("#where .problem")).to_have_count(0)
+    expect(page.locator("#estimate")).to_have_text("no worker with 80000 GB tagged h100 and studio is up")
+    page.get_by_role("button", name="Queue").click()
+    page.locator("#last .mini").first.click()
+    expect(page.locator(".spec").last).to_have_text("Only on a worker with 80000 GB tagged h100 and studio.")
+    page.get_by_role("link", name="Reuse settings").click()
+    expect(page.locator("#worker_tags")).to_have_value("h100 studio")
+    expect(page.locator("#min_memory")).to_have_value("80TB")
+    page.go_back()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".head .state")).to_contain_text("cancelled")
+
+
 def test_a_dropped_picture_brings_its_settings(page: Page, context: BrowserContext, picture: str) -> None:
     data = context.request.get(f"/api/v1/images/{picture}/content?stream=true").body()
     page.goto("/create")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from farm.errors import BadRequest
@@ -15,12 +15,17 @@ from farm.scheduler.group import Need as PlanNeed
 from farm.scheduler.lanes import Lane as PlanLane
 from farm.scheduler.lanes import WorkerView
 
+#: on a busy machine everything is slow
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
+
+@CALM
 @given(st.integers(LEAST_MEMORY, MOST_MEMORY))
 def test_memory_is_read_back_as_it_is_told(count: int) -> None:
     assert parse_memory(memory_text(count)) == count == parse_memory(count) == parse_memory(f"{count}")
 
 
+@CALM
 @given(st.text(max_size=12))
 def test_any_text_is_an_amount_or_a_sentence(text: str) -> None:
     found, hint = LEAST_MEMORY, ""
@@ -90,6 +95,7 @@ REPORTS = st.builds(
 )
 
 
+@CALM
 @given(REPORTS, st.floats(0, 100))
 def test_the_estimate_before_submission_and_the_plan_reckon_alike(report: WorkerReport, busy: float) -> None:
     view = WorkerView(

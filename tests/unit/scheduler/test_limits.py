@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from farm.scheduler.reasons import why_waiting
 from farm.scheduler.share import QUANTUM_SECONDS, Ledger
 from tests.unit.scheduler.test_plan_laws import decide, job, worker
 
+#: on a busy machine everything is slow
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
+
+@CALM
 @given(
     jobs=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", "k", "l"])), max_size=25),
     own=st.integers(0, 3),
