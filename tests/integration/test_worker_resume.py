@@ -89,7 +89,7 @@ def halted(rig: Rig, worker: Worker, halt: Halt, job_id: str, at: int) -> int:
     """The attempt of a job that stands in the middle of its run."""
     halt.arm(at)
     attempt = rig.assign(job_id, worker.id)
-    assert halt.reached.wait(20), rig.job(job_id).error_message
+    assert halt.reached.wait(60), rig.job(job_id).error_message
     return attempt
 
 
@@ -376,7 +376,7 @@ def test_a_checkpoint_that_comes_after_the_attempt_is_over_counts_for_nothing(ri
     rig.wait_until(lambda: rig.job(job_id).checkpoint_step == 1)
     halt.move_on(to=3)
     assert late.wait(20)
-    assert halt.reached.wait(20)
+    assert halt.reached.wait(60)
     with rig.sessions.begin() as session:
         assert attempts.hand_back(session, job_id, 1, rows.NOW)
     rig.wait_until(lambda: worker.hands._held[job_id].lost)
