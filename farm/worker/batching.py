@@ -172,7 +172,7 @@ class Gains:
     def ran_out(self, batch_key: str, pictures: int, now: float) -> None:
         """So many pictures did not fit into the device's memory."""
         with self._lock:
-            self._fits[batch_key] = max(1, pictures // 2), now
+            self._fits[batch_key] = (pictures + 1) // 2, now
 
     def bytes_per_picture(self, batch_key: str) -> float:
         """As measured; 0 where it was not, as on a CPU."""

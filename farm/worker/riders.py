@@ -184,10 +184,10 @@ class Riders:
             self._aside.remove(rider)
 
     def _put_aside(self, riders: Sequence[_Rider]) -> None:
-        """Newest last, before those that were put aside earlier: they have waited less for the device."""
+        """Before those that wait there: they began earlier."""
         for rider in riders:
             self._active.remove(rider)
-        self._aside.extend(riders)
+        self._aside.extendleft(reversed(riders))
 
     def _look_aside(self) -> None:
         """Take back what fits again, and let go what must not wait any more."""

@@ -67,7 +67,7 @@ def aboard(rig: Rig, worker: Worker, halt: Watched, jobs: Sequence[str], at: int
     """Attempts of jobs of which the first stands after `at` steps, with the others prepared behind it."""
     halt.arm(at)
     given = [rig.assign(jobs[0], worker.id)]
-    assert halt.reached.wait(30), rig.job(jobs[0]).error_message
+    assert halt.reached.wait(60), rig.job(jobs[0]).error_message
     for number, job in enumerate(jobs[1:], start=1):
         given.append(rig.assign(job, worker.id))
         in_line(rig, worker, number)
@@ -111,7 +111,7 @@ def test_jobs_join_between_steps_and_each_picture_is_its_own(rig: Rig, start: St
     jobs = add_jobs(rig)
     aboard(rig, worker, halt, jobs, at=2)
     halt.move_on(to=5)
-    assert halt.reached.wait(30)
+    assert halt.reached.wait(60)
     late = rig.add_job(PROMPTS[1], seed=40, steps=8, sampler="euler_a")
     rig.assign(late, worker.id)
     in_line(rig, worker, 1)
@@ -207,11 +207,11 @@ def test_one_gives_way_in_mid_batch_and_joins_another_later(rig: Rig, start: Sta
     jobs = add_jobs(rig, 3)
     given = aboard(rig, worker, halt, jobs)
     halt.move_on(to=4)
-    assert halt.reached.wait(30)
+    assert halt.reached.wait(60)
     ask_to_give_way(rig, worker, jobs[1], given[1])
     halt.move_on(to=6)
     assert rig.wait_for(jobs[1], "queued").checkpoint_step == 3
-    assert halt.reached.wait(30)
+    assert halt.reached.wait(60)
     rig.assign(jobs[1], worker.id)
     in_line(rig, worker, 1)
     halt.open.set()
@@ -227,7 +227,7 @@ def test_g09_a_drain_in_mid_batch_saves_every_job(rig: Rig, start: Start, adapte
     jobs = add_jobs(rig, 3)
     aboard(rig, worker, halt, jobs)
     halt.move_on(to=5)
-    assert halt.reached.wait(30)
+    assert halt.reached.wait(60)
     worker.hands.leave_within(0.9)
     halt.open.set()
     for job in jobs:
@@ -287,7 +287,7 @@ def test_g08_a_job_that_was_lost_with_its_worker_rides_with_nobody(
         session.execute(update(Job).where(Job.id == lost).values(crash_count=1))
     halt.arm(2)
     rig.assign(first, worker.id)
-    assert halt.reached.wait(30)
+    assert halt.reached.wait(60)
     for job in (lost, third):
         rig.assign(job, worker.id)
     halt.open.set()

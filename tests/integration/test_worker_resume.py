@@ -76,7 +76,7 @@ class Halt:
             while self.steps == self.at:
                 gate = self.open
                 self.reached.set()
-                assert gate.wait(60)
+                assert gate.wait(120)
                 if gate is self.open:
                     self.at = None
             effects.step(machine, states)
