@@ -123,6 +123,8 @@ def show(job: str, json: Json = False) -> None:
         "prompt",
         "model",
         "networks",
+        "position",
+        "estimated_start",
         "created_at",
         "started_at",
         "finished_at",
@@ -130,7 +132,7 @@ def show(job: str, json: Json = False) -> None:
         "timings",
     ):
         value = networks_line(answer["networks"]) if key == "networks" else answer.get(key)
-        if value:
+        if value or (key == "position" and value == 0):
             say((key, "dim"), f" {value}")
     for warning in answer.get("warnings") or ():
         say(("note", "yellow"), f" {warning}")

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from farm.db.models import Batch, Job
 from farm.errors import NotFound
-from farm.jobs.pages import MAX_PAGE, Page, clamp, cut, decode_cursor
+from farm.jobs.pages import MAX_PAGE, Page, clamp, cut, decode_cursor, exactly
 from farm.jobs.spec import FIELDS
 from farm.jobs.states import TERMINAL, State
 from farm.jobs.tallies import of_batches
@@ -50,8 +50,8 @@ def list_batches(session: Session, owner_id: str, *, cursor: str = "", limit: in
 
 def last_start(session: Session, batch_id: str, viewer_id: str) -> Told | None:
     """What is told of the waiting job of a batch that is expected to start last; None when none waits."""
-    waits = select(Job).where(Job.batch_id == batch_id, Job.state == State.QUEUED)
-    job = session.scalars(waits.order_by(Job.id.desc()).limit(1)).first()
+    waits = select(Job).where(Job.batch_id == batch_id, exactly(Job.state, State.QUEUED))
+    job = session.scalars(waits.order_by(Job.state.desc(), Job.id.desc()).limit(1)).first()
     return tell(session, [job], viewer_id)[job.id] if job else None
 
 

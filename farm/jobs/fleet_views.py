@@ -79,7 +79,11 @@ def _views(session: Session, rows: Sequence[Worker]) -> list[dict[str, Any]]:
     models = dict(
         session.execute(
             select(Model.sha256, Model.name)
-            .where(Model.sha256.in_({key for report in reports.values() for key in report.models}))
+            .where(
+                Model.sha256.in_(
+                    {key for report in reports.values() for key in (*report.models, *report.disk)}
+                )
+            )
             .order_by(Model.id)
         )
         .tuples()
@@ -142,7 +146,8 @@ def _view(
             for sha256 in report.adapters
         ],
         "adapter_bytes": report.adapter_bytes,
-        "disk_files": len(report.disk),
+        # models that lie there whole stand beside their files
+        "disk_files": sum(key not in models for key in report.disk),
         "cache_hits": report.cache_hits,
         "cache_misses": report.cache_misses,
         "hit_rate": report.cache_hits / asked if asked else None,

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 from farm.db.models import Adapter, Image, Job, Model
 from farm.db.rows import changed
 from farm.errors import NotFound
-from farm.jobs.pages import Page, clamp, cut, decode_cursor
+from farm.jobs.pages import Page, clamp, cut, decode_cursor, exactly
 from farm.jobs.spec import storable
+from farm.jobs.states import State
 
 
 def list_images(
@@ -56,6 +57,25 @@ def list_images(
     rows = session.execute(query.order_by(Image.id.desc()).limit(limit + 1)).all()
     shown, next_cursor = cut(rows, limit, lambda row: (row[0].id,))
     return Page(items=tuple(_view(*row) for row in shown), next_cursor=next_cursor)
+
+
+def pictures_of_batch(session: Session, owner_id: str, batch_id: str, *, limit: int) -> list[dict[str, Any]]:
+    """Pictures of the latest jobs of a batch that have succeeded: found at the same cost however long the batch is."""
+    newest = (
+        select(Job.id)
+        .where(Job.batch_id == batch_id, exactly(Job.state, State.SUCCEEDED))
+        .order_by(Job.state.desc(), Job.id.desc())
+        .limit(limit)
+        .subquery()
+    )
+    query = (
+        select(Image)
+        .join(newest, newest.c.id == Image.job_id)
+        .where(Image.owner_id == owner_id, Image.deleted_at.is_(None))
+        .order_by(Image.job_id.desc(), Image.index)
+        .limit(limit)
+    )
+    return [_view(image, batch_id) for image in session.scalars(query)]
 
 
 def image_view(session: Session, owner_id: str, image_id: str) -> dict[str, Any]:

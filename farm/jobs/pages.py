@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from sqlalchemy import ColumnElement
+from sqlalchemy.orm import InstrumentedAttribute
+
 from farm.errors import BadRequest, Problem
 
 MAX_PAGE = 200
@@ -60,6 +63,13 @@ def decode_cursor(cursor: str, length: int) -> list[Any] | None:
             )
         )
     return place
+
+
+def exactly(column: InstrumentedAttribute[str], value: str) -> ColumnElement[bool]:
+    """`column` is `value`, in words that leave the column its part in an ORDER BY: only the index that has it and what
+    follows in this order then answers. By "=", planners may go through a whole table by its key instead, to the first
+    rows that fit."""
+    return column.between(value, value)
 
 
 def clamp(limit: int) -> int:

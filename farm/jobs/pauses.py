@@ -63,14 +63,13 @@ def pause_views(session: Session) -> list[dict[str, Any]]:
     ]
 
 
-def pausable(session: Session) -> dict[Kind, list[tuple[str, str]]]:
-    """Models and users that are not paused, as (id, name)."""
+def pausable(session: Session, pauses: Iterable[Mapping[str, Any]]) -> dict[Kind, list[tuple[str, str]]]:
+    """Models and users that are not among `pause_views`, as (id, name)."""
     all_of: dict[Kind, Select[str, str]] = {
         "model": select(Model.id, Model.name).where(Model.deleted_at.is_(None)).order_by(Model.name),
         "user": select(User.id, User.name).order_by(User.name),
     }
-    rows = session.execute(select(Pause.kind, Pause.subject))
-    paused = {(row.kind, row.subject) for row in rows}
+    paused = {(row["kind"], row["subject"]) for row in pauses}
     return {
         kind: [(row[0], row[1]) for row in session.execute(query) if (kind, row[0]) not in paused]
         for kind, query in all_of.items()

@@ -9,7 +9,6 @@ from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 
 from farm.db.models import Job
-from farm.jobs import forecast as forecasts
 from farm.jobs.forecast import Forecast
 from farm.jobs.states import PRIORITY_NAMES, State
 from farm.jobs.views import given_to, job_rows, listed
@@ -19,13 +18,14 @@ from farm.jobs.waiting import Told, fields, tell
 MOST = 1000
 
 
-def queue_front(session: Session, viewer_id: str, *, mine: bool, limit: int) -> list[dict[str, Any]]:
+def queue_front(
+    session: Session, viewer_id: str, forecast: Forecast | None, *, mine: bool, limit: int
+) -> list[dict[str, Any]]:
     """What waits, soonest first: what workers have been given already, then as foreseen, then what is held back.
 
     Jobs of the viewer are as `list_jobs` has them; of others there are the fields that `_of_another` names, without ids.
     """
     limit = max(1, min(limit, MOST))
-    forecast = forecasts.read(session)
     rows = [
         *_given(session, viewer_id if mine else None, limit),
         *_waiting(session, viewer_id if mine else None, limit, forecast),

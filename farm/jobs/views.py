@@ -15,7 +15,7 @@ from farm.jobs.fleet_views import queue_summary, worker_view, worker_views
 from farm.jobs.guesses import until_first_step
 from farm.jobs.image_views import delete_image, ids_of, image_view, list_images, patch_image, uses_one_of
 from farm.jobs.kinds import Kind
-from farm.jobs.pages import MAX_PAGE, Page, clamp, cut, decode_cursor
+from farm.jobs.pages import MAX_PAGE, Page, clamp, cut, decode_cursor, exactly
 from farm.jobs.spec import FIELDS, storable
 from farm.jobs.states import PRIORITY_NAMES, State
 from farm.jobs.waiting import Told, fields, tell
@@ -140,7 +140,11 @@ def _newest(wanted: Sequence[ColumnElement[bool]], states: Sequence[str], most: 
     """Ids of the newest jobs of each state. An index has them in order for one state, not for several: a list that looked
     for the few of one state among a million of another would read all of these."""
     each = (
-        select(Job.id).where(*wanted, Job.state == state).order_by(Job.id.desc()).limit(most).subquery()
+        select(Job.id)
+        .where(*wanted, exactly(Job.state, state))
+        .order_by(Job.state.desc(), Job.id.desc())
+        .limit(most)
+        .subquery()
         for state in states
     )
     return union_all(*(select(ids.c.id) for ids in each))

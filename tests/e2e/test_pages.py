@@ -304,3 +304,26 @@ def test_a_lost_connection_is_told(page: Page, context: BrowserContext, complain
     context.set_offline(False)
     expect(page.locator("html[data-link=live]")).to_be_attached()
     complaints.forgive("ERR_")
+
+
+def test_a_paused_queue_says_so_and_goes_on(page: Page, farm: RunningFarm) -> None:
+    page.goto("/queue")
+    page.get_by_role("button", name="Pause the queue").click()
+    banner = page.locator(".paused")
+    expect(banner).to_contain_text("The queue is paused")
+    with farm.client() as client:
+        try:
+            client.submit({"prompt": "a patient owl", "steps": 2})
+            row = page.locator(".waits tr", has_text="a patient owl")
+            # the page hears of the job by itself
+            expect(row).to_contain_text("the queue is paused by an operator")
+            expect(row).to_contain_text("not known")
+            page.get_by_text("Pause one…").click()
+            expect(page.get_by_label("Model or user")).to_be_visible()
+            page.locator("h1").click()
+            expect(page.get_by_label("Model or user")).to_be_hidden()
+            page.get_by_role("button", name="Resume").click()
+            expect(banner).to_have_count(0)
+            expect(row).to_have_count(0, timeout=RENDER_MS)
+        finally:
+            client.post("/queue:resume", {"kind": "queue"})

@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from farm.db.models import Job, JobEvent, Tally, TallyChange
 from farm.jobs import attempts, batch_views, control, estimate, line, tallies, views
+from farm.jobs.image_views import pictures_of_batch
+from farm.jobs.queue_views import queue_front
 from farm.jobs.states import State
 from farm.scheduler.snapshot import take_snapshot
 from tests.support.crowd import FAILED, add_crowd
@@ -38,6 +40,10 @@ ASKED: dict[str, tuple[Callable[[Session], Any], str]] = {
     "batches": (lambda s: views.list_batches(s, OWNER), ""),
     "a batch": (lambda s: views.batch_view(s, OWNER, BATCH), ""),
     "a job that waits": (lambda s: views.job_view(s, OWNER, "job_00001000"), "ix_jobs_owner_waiting"),
+    "pictures of a batch": (lambda s: pictures_of_batch(s, OWNER, BATCH, limit=60), "ix_jobs_batch_list"),
+    "the end of a batch": (lambda s: batch_views.last_start(s, BATCH, OWNER), "ix_jobs_batch_list"),
+    "the front of the queue": (lambda s: queue_front(s, OWNER, None, mine=False, limit=30), "ix_jobs_waiting"),
+    "one's own front": (lambda s: queue_front(s, OWNER, None, mine=True, limit=30), "ix_jobs_owner_waiting"),
     "jobs of a batch": (lambda s: views.list_jobs(s, OWNER, batch=BATCH), "ix_jobs_batch_list"),
     "failed rows": (lambda s: list(batch_views.failed_rows(s, OWNER, "batch_00000001")), "ix_jobs_batch_list"),
     "cancel a batch": (lambda s: control.cancel_batch(s, OWNER, BATCH, LATER), "ix_jobs_batch_list"),

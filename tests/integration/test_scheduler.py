@@ -117,6 +117,7 @@ def test_a_worker_gets_no_more_than_its_window_and_the_rest_is_told_why_it_waits
     assert states == ["assigned"] * 2 + ["queued"] * 3
     told = [told_of(desk.sessions, job) for job in jobs[2:]]
     assert [item.position for item in told] == [0, 1, 2]
+    assert told[0].because.startswith("gpu-1 is free in about")
     assert told[2].because.startswith("behind 2 jobs of yours; gpu-1 is expected to take it")
     starts = [item.start or NOW for item in told]
     assert starts == sorted(starts)

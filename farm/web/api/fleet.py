@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from farm.errors import NotFound
-from farm.jobs import models, pauses, views, workers
+from farm.jobs import forecast, models, pauses, views, workers
 from farm.jobs.queue_views import MOST, queue_front
 from farm.models.samplers import SAMPLERS, sampler_label
 from farm.web import notify
@@ -112,7 +112,7 @@ def show_queue(query: QueueQuery) -> Response:
     viewer = current_user().id
     with services().sessions() as session:
         summary = views.queue_summary(session, viewer)
-        found = queue_front(session, viewer, mine=query.mine, limit=query.limit)
+        found = queue_front(session, viewer, forecast.read(session), mine=query.mine, limit=query.limit)
         items = [shown.job(item) if item["mine"] else item for item in found]
         paused = pauses.pause_views(session)
     return jsonify({**summary, "pauses": paused, "items": items})

@@ -16,6 +16,7 @@ from werkzeug.wrappers import Response
 from farm.errors import BadRequest, Problem
 from farm.jobs import control, models, views
 from farm.jobs.batch_views import last_start
+from farm.jobs.image_views import pictures_of_batch
 from farm.jobs.matrix import expand_matrix
 from farm.jobs.submit import BatchResult, submit_batch
 from farm.web import notify
@@ -207,7 +208,7 @@ def _batch(batch_id: str) -> dict[str, Any]:
     owner = current_user().id
     with services().sessions() as session:
         view = views.batch_view(session, owner, batch_id)
-        images = views.list_images(session, owner, batch=batch_id, limit=PICTURES)
+        images = pictures_of_batch(session, owner, batch_id, limit=PICTURES)
         failed = views.list_jobs(session, owner, batch=batch_id, states=("failed",), limit=20)
         running = views.list_jobs(session, owner, batch=batch_id, states=("running",), limit=12)
         last = last_start(session, batch_id, owner)
@@ -217,8 +218,8 @@ def _batch(batch_id: str) -> dict[str, Any]:
     rate = states.get("succeeded", 0) / elapsed if elapsed > 1 and ended < view["total"] else None
     return {
         "batch": view,
-        "images": images.items,
-        "more_images": images.next_cursor is not None,
+        "images": images,
+        "more_images": len(images) == PICTURES,
         "failed": failed.items,
         "running": running.items,
         "ended": ended,

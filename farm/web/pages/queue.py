@@ -66,10 +66,10 @@ def _lanes() -> dict[str, Any]:
         forecast, paused = forecasts.read(session), pauses.pause_views(session)
         context = {
             "running": [with_preview(job) | {"strip": strip_of(session, job)} for job in running.items],
-            "waiting": queue_front(session, viewer.id, mine=mine, limit=rows),
+            "waiting": queue_front(session, viewer.id, forecast, mine=mine, limit=rows),
             "failed": failed.items,
             "done": done.items,
-            "can_pause": pauses.pausable(session) if viewer.operates else None,
+            "can_pause": pauses.pausable(session, paused) if viewer.operates else None,
         }
     return {
         **context,
