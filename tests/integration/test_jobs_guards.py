@@ -7,7 +7,7 @@ twice, so that a term that is missing shows in the rows of another job, owner, w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -400,18 +400,16 @@ def test_a_job_that_somebody_else_put_into_a_batch_is_not_of_it(world: World) ->
 
 def test_reasons_are_noted_for_the_waiting_job_alone_and_once(world: World) -> None:
     job = world.jobs["batch_1", "queued"]
-    note = lambda s, job=job: attempts.note_waiting(
-        s, [Waiting(job_id=job, reason="behind 1 job", start=LATER)], NOW
-    )
-    assert {found for found, _ in world.of(world.do(note)[1])} == {job}
+
+    def note(job: str, reason: str, start: datetime) -> Callable[[Session], None]:
+        return lambda s: attempts.note_waiting(s, [Waiting(job_id=job, reason=reason, start=start)], NOW)
+
+    first = note(job, "behind 1 job", LATER)
+    assert {found for found, _ in world.of(world.do(first)[1])} == {job}
     assert world.dump()["jobs", job]["wait_reason"] == "behind 1 job"
     # the same words again leave the row alone, also its estimate
-    again = lambda s: attempts.note_waiting(s, [Waiting(job_id=job, reason="behind 1 job", start=NOW)], NOW)  # noqa: E731
-    assert world.do(again)[1] == set()
-    other = lambda s: attempts.note_waiting(
-        s, [Waiting(job_id=world.jobs["batch_1", "running"], reason="no")], NOW
-    )
-    assert world.do(other)[1] == set()
+    assert world.do(note(job, "behind 1 job", NOW))[1] == set()
+    assert world.do(note(world.jobs["batch_1", "running"], "no", NOW))[1] == set()
 
 
 # leases
