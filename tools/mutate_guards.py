@@ -1,10 +1,11 @@
 """Take the terms out of the guards of jobs, one at a time, and see whether a test notices.
 
-    python -m tools.mutate_guards [--list] [WORD …]
+    python -m tools.mutate_guards [--list] [--quick] [WORD …]
 
-Every term of a WHERE in the modules below is replaced by TRUE in a copy of the code, and the tests of the job store run
-on SQLite until one fails. Prints each term that nobody missed, and ends with 1 when there are any. A run takes
-minutes: it is not part of the test suite. WORDs choose the terms whose place or text contains one of them.
+Every term of a WHERE in the modules below is replaced by TRUE, in the memory of a process of its own, and the tests of
+the job store run there on SQLite until one fails. Prints each term that nobody missed, and ends with 1 when there are
+any. A run takes minutes: it is not part of the test suite. WORDs choose the terms whose place or text contains one;
+`--quick` runs the first file of tests alone.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from __future__ import annotations
 import ast
 import importlib
 import os
-import shutil
 import sys
-import tempfile
 import time
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
+from hypothesis import Phase, settings
 
 ROOT = Path(__file__).parent.parent
 MODULES = tuple(f"farm/jobs/{name}.py" for name in ("attempts", "leading", "control", "moves", "leases"))
@@ -33,11 +36,6 @@ TESTS = (
     "tests/integration/test_scheduler_faults.py",
     "tests/integration/test_jobs_machine.py",
 )
-#: loaded once for all runs
-HEAVY = ("alembic.command", "hypothesis.stateful", "psycopg", "farm.scheduler.loop", "farm.jobs.views")
-#: loaded anew for each
-CHANGED = ("farm.jobs", "farm.scheduler", "tests")
-COPIED = ("farm", "tests", "migrations", "pyproject.toml")
 #: (function, term) of what no test on SQLite can miss, with the reason
 REDUNDANT: dict[tuple[str, str], str] = {}
 _TRUE = '__import__("sqlalchemy").true()'
@@ -108,45 +106,64 @@ def without(source: str, term: Term) -> str:
     return (before + other.encode() + after).decode()
 
 
-def missed(root: Path, schema: Path) -> bool:
-    """Whether a test of the copy in `root` fails; in a process of its own, because modules are loaded once."""
-    child = os.fork()
-    if child == 0:
-        try:
-            os._exit(_run(root, schema))
-        finally:
-            os._exit(3)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code not in (0, 1):
-        sys.exit(f"the tests did not run: see {root / 'last.log'}")
-    return code == 1
+def take_out(term: Term) -> None:
+    """Let the function of this process that holds the term do without it, whoever has imported it."""
+    path = ROOT / term.path
+    real = importlib.import_module(term.path.removesuffix(".py").replace("/", "."))
+    changed = types.ModuleType(real.__name__)
+    # dataclasses look for their module by name
+    sys.modules[real.__name__] = changed
+    exec(compile(without(path.read_text(), term), str(path), "exec"), changed.__dict__)
+    sys.modules[real.__name__] = real
+    getattr(real, term.function).__code__ = getattr(changed, term.function).__code__
 
 
-def _run(root: Path, schema: Path) -> int:
-    """The tests up to the first that fails; pytest's exit code."""
-    log = os.open(root / "last.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for number in (1, 2):
-        os.dup2(log, number)
-    for name in [name for name in sys.modules if name.startswith(CHANGED)]:
-        del sys.modules[name]
-    import pytest
-    from hypothesis import Phase, settings
+class Mutants:
+    """A plugin of pytest: once the tests are collected and have passed, they run anew for each term."""
 
-    from tests.support import stores
+    def __init__(self, chosen: list[Term]):
+        self._chosen = chosen
+        self.survivors: list[Term] = []
 
-    stores.migrate = lambda url: shutil.copy(schema, url.removeprefix("sqlite:///"))
-    # that a history fails is enough, the shortest one is not asked for
-    settings.register_profile("mutants", phases=[Phase.generate])
-    settings.load_profile("mutants")
-    tests = [test for test in TESTS if (root / test).exists()]
-    options = ["-x", "-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-k", "not postgresql"]
-    # without the fixtures of workers, which load torch
-    options += ["--noconftest", "-p", "tests.support.stores", "-p", "no:cacheprovider"]
-    return int(pytest.main([*options, f"--basetemp={root / 'tmp'}", *tests]))
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        items = session.items
+        # what a whole file or run shares is made now, and stays for all that follow
+        for item, following in zip(items, [*items[1:], items[0]], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.testsfailed:
+            return True
+        for number, term in enumerate(self._chosen, 1):
+            began = time.monotonic()
+            caught = self._missed(term, session)
+            verdict = "missed  " if caught else "SURVIVES"
+            told = f"{number:3}/{len(self._chosen)} {verdict} {time.monotonic() - began:5.1f} s  {term}\n"
+            os.write(_TERMINAL, told.encode())
+            if not caught:
+                self.survivors.append(term)
+        return True
+
+    def _missed(self, term: Term, session: pytest.Session) -> bool:
+        """Whether a test fails without this term; those that name its function are asked first."""
+        child = os.fork()
+        if child == 0:
+            try:
+                take_out(term)
+                name = term.function.strip("_")
+                items = sorted(session.items, key=lambda item: name not in item.nodeid)
+                for item, following in zip(items, [*items[1:], items[0]], strict=True):
+                    item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                    if session.testsfailed:
+                        os._exit(1)
+                os._exit(0)
+            finally:
+                os._exit(3)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code not in (0, 1):
+            raise RuntimeError(f"the tests did not run without {term}")
+        return code == 1
 
 
-def main(words: list[str]) -> int:
+def main(words: list[str], *, only_list: bool, quick: bool) -> int:
     chosen = [
         term
         for path in MODULES
@@ -154,39 +171,34 @@ def main(words: list[str]) -> int:
         if (term.function, term.text) not in REDUNDANT
         and (not words or any(word in str(term) for word in words))
     ]
-    if "--list" in sys.argv:
+    if only_list:
         print(*chosen, sep="\n")
         return 0
-    memory = Path("/dev/shm")
-    root = Path(tempfile.mkdtemp(prefix="farm-mutants-", dir=memory if memory.is_dir() else None))
-    for name in COPIED:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, root / name)
-    os.chdir(root)
-    sys.path[:] = [str(root), *(path for path in sys.path if path not in ("", str(ROOT)))]
-    for name in HEAVY:
-        importlib.import_module(name)
-    schema = root / "schema.db"
-    importlib.import_module("farm.db.engine").migrate(f"sqlite:///{schema}")
-    if missed(root, schema):
-        sys.exit(f"the tests fail without any change: see {root / 'last.log'}")
-    survivors = []
-    for number, term in enumerate(chosen, 1):
-        source = (root / term.path).read_text()
-        began = time.monotonic()
-        (root / term.path).write_text(without(source, term))
-        caught = missed(root, schema)
-        (root / term.path).write_text(source)
-        verdict = "caught  " if caught else "SURVIVES"
-        print(f"{number:3}/{len(chosen)} {verdict} {time.monotonic() - began:5.1f} s  {term}", flush=True)
-        if not caught:
-            survivors.append(term)
-    shutil.rmtree(root)
-    print(f"{len(chosen) - len(survivors)} of {len(chosen)} terms are missed when they are gone")
-    for term in survivors:
-        print(f"not missed: {term}")
-    return 1 if survivors else 0
+    os.chdir(ROOT)
+    # that a history fails is enough, the shortest one is not asked for
+    settings.register_profile("mutants", phases=[Phase.generate])
+    settings.load_profile("mutants")
+    options = ["-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-k", "not postgresql"]
+    # without the fixtures of workers, which load torch
+    options += ["--noconftest", "-p", "tests.support.stores", "-p", "no:cacheprovider"]
+    mutants = Mutants(chosen)
+    if pytest.main([*options, *TESTS[: 1 if quick else None]], plugins=[mutants]):
+        sys.exit("the tests fail without any change, or did not run")
+    print(f"{len(chosen) - len(mutants.survivors)} of {len(chosen)} terms are missed when they are gone")
+    for term in mutants.survivors:
+        print(f"nobody misses {term}")
+    return 1 if mutants.survivors else 0
 
+
+#: where pytest, which captures what its tests print, does not
+_TERMINAL = os.dup(1)
 
 if __name__ == "__main__":
-    sys.exit(main([word for word in sys.argv[1:] if not word.startswith("--")]))
+    given = sys.argv[1:]
+    sys.exit(
+        main(
+            [word for word in given if not word.startswith("--")],
+            only_list="--list" in given,
+            quick="--quick" in given,
+        )
+    )

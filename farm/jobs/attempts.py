@@ -90,7 +90,8 @@ def _would_meet_poison(worker_id: str) -> ColumnElement[bool]:
     A job that was lost waits until nothing else runs; others wait while such a job is there, so that its turn comes.
     """
     other = aliased(Job)
-    beside = select(other.id).where(other.worker_id == worker_id, other.id != Job.id)
+    # the job itself is neither running yet nor, where that counts, lost before
+    beside = select(other.id).where(other.worker_id == worker_id)
     alone = exists(beside.where(other.state == State.RUNNING))
     lost_before = exists(beside.where(other.state.in_(sorted(HELD)), other.crash_count > 0))
     return or_(and_(Job.crash_count > 0, alone), and_(Job.crash_count == 0, lost_before))
@@ -253,7 +254,8 @@ def retry_later(
     moved = move(
         session,
         "retry_later",
-        (*runs(job_id, attempt), Job.retry_count == retries),
+        # the number of retries changes with the attempt only
+        runs(job_id, attempt),
         {
             **RELEASED,
             "state": unless_cancelled(State.QUEUED, State.CANCELLED),
