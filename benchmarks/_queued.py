@@ -7,9 +7,9 @@ import random
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Engine, delete, func, insert, select, text, update
+from sqlalchemy import Engine, Table, delete, func, insert, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from farm.db.models import Job, JobEvent, Model, User, Worker
@@ -60,7 +60,7 @@ class Crowd:
         columns = Job.__table__.c
         while self._waiting < count:
             self._copies += 1
-            values = {column.name: column for column in columns}
+            values: dict[str, Any] = {column.name: column for column in columns}
             values["id"] = f"job_{self._copies}" + func.substr(columns.id, 6)
             originals = select(*values.values()).where(
                 columns.state == State.QUEUED, columns.id.between("job_0", "job_1")
@@ -142,7 +142,7 @@ class Crowd:
             ]
             self._made += len(chunk)
             with self._sessions.begin() as session:
-                session.connection().execute(insert(Job.__table__), full)
+                session.connection().execute(insert(cast(Table, Job.__table__)), full)
 
 
 def _job(number: int, ask: Ask, row: dict[str, Any]) -> dict[str, Any]:

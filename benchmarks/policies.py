@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -91,7 +91,7 @@ COLUMNS: tuple[tuple[str, Callable[[Figures], float], str, bool], ...] = (
 )
 
 
-def rows_of(case: Case, runs: list[Mapping[str, Figures]]) -> Iterator[str]:
+def rows_of(case: Case, runs: Sequence[Mapping[str, Figures]]) -> Iterator[str]:
     for name in runs[0]:
         cells = []
         for _, value, form, is_ratio in COLUMNS:

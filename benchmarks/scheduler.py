@@ -150,7 +150,8 @@ class Rounds:
     def once(self) -> tuple[int, dict[str, float]]:
         """One round: jobs assigned, and seconds in all and by part."""
         self._parts.clear()
-        read, decide = loop.take_snapshot, loop.plan
+        inside: Any = loop
+        read, decide = inside.take_snapshot, inside.plan
 
         def timed_read(*args: Any, **more: Any) -> Any:
             with self._timed("read"):
@@ -160,12 +161,12 @@ class Rounds:
             with self._timed("plan"):
                 return decide(*args)
 
-        loop.take_snapshot, loop.plan = timed_read, timed_plan  # type: ignore[assignment]
+        inside.take_snapshot, inside.plan = timed_read, timed_plan
         try:
             with self._timed("all"):
                 assigned = self._scheduler.round()
         finally:
-            loop.take_snapshot, loop.plan = read, decide
+            inside.take_snapshot, inside.plan = read, decide
         return assigned, dict(self._parts)
 
 
@@ -211,6 +212,7 @@ def full_scan(engine: Engine) -> float:
 
 
 def in_memory(peer: float, jobs: tuple[int, ...], workers: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    row: dict[str, Any]
     for queued in jobs:
         trace = make_trace("mixed", workers=1000, jobs=queued, seed=1)
         for count in workers:
@@ -229,6 +231,7 @@ def in_memory(peer: float, jobs: tuple[int, ...], workers: tuple[int, ...]) -> I
 def on_store(
     name: str, url: str, server: ValkeyServer, peer: float, jobs: tuple[int, ...], workers: tuple[int, ...]
 ) -> Iterator[dict[str, Any]]:
+    row: dict[str, Any]
     engine = make_engine(url)
     try:
         with connect(server.url) as client:

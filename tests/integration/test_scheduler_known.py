@@ -49,4 +49,4 @@ def test_what_was_given_counts_as_held(sessions: sessionmaker[Session]) -> None:
     start(sessions, add_job(sessions, steps=8, count=2, networks=networks), worker)
     with sessions() as session:
         (view,) = take_snapshot(session, NOW, 2, ()).workers
-    assert (view.free_slots, view.busy_seconds, view.adapters) == (1, 8.0, {"1" * 64})
+    assert (view.free_slots, view.busy_seconds, view.adapters) == (1, 8.0, frozenset({"1" * 64}))

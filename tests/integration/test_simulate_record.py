@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
@@ -25,7 +26,7 @@ def networks(*items: tuple[str, int]) -> list[dict[str, object]]:
     return [{"name": "any", "sha256": sha256, "size": size} for sha256, size in items]
 
 
-def at(seconds: float) -> dict[str, object]:
+def at(seconds: float) -> dict[str, Any]:
     return {"created_at": NOW + timedelta(seconds=seconds)}
 
 
