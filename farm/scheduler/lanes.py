@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -78,7 +79,7 @@ class Lane:
         self.model_key = view.model_key
         #: of `busy`, seconds kept for jobs that wait for it
         self.kept = 0.0
-        #: share of the fleet's workers that are busy
+        #: how much it counts what a start takes from others: 1 while no worker is idle, less the more are
         self.crowd = 0.0
         #: adapters that come with what was given
         self.more = _NOTHING
@@ -231,7 +232,8 @@ class Fleet:
         self.lanes = [Lane(view) for view in workers]
         self.needs = set(needs)
         self.looked = 0
-        crowd = sum(lane.busy > 0 for lane in self.lanes) / max(1, len(self.lanes))
+        idle = sum(lane.busy <= 0 for lane in self.lanes)
+        crowd = (1 - idle / max(1, len(self.lanes))) / math.sqrt(1 + idle)
         for lane in self.lanes:
             lane.crowd = crowd
         self.shelve()
