@@ -189,7 +189,11 @@ def note_first_estimates(session: Session, starts: Mapping[str, datetime], now: 
     moment = table.c.first_estimate.type
     session.connection().execute(
         update(table)
-        .where(table.c.id == bindparam("job"), table.c.first_estimate.is_(None))
+        .where(
+            table.c.id == bindparam("job"),
+            table.c.state == State.QUEUED,
+            table.c.first_estimate.is_(None),
+        )
         .values(
             first_estimate=bindparam("start", type_=moment), first_estimate_at=bindparam("made", type_=moment)
         ),

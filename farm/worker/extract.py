@@ -38,7 +38,8 @@ from farm.worker.patience import Patience
 from farm.worker.prepare import Gathered, Preparer
 from farm.worker.progress import Progress
 from farm.worker.rates import Rates
-from farm.worker.sample import PUBLISH_SECONDS, Sampler
+from farm.worker.ride import PUBLISH_SECONDS
+from farm.worker.sample import Sampler
 
 log = structlog.get_logger(__name__)
 

@@ -17,10 +17,10 @@ from farm.worker.held import HeldJob
 from farm.worker.kit import Kit
 from farm.worker.line import Line, Turn
 from farm.worker.prepare import Prepared
-from farm.worker.ride import PUBLISH_SECONDS, Result, Ride
+from farm.worker.ride import Result, Ride
 from farm.worker.riders import Riders
 
-__all__ = ["PUBLISH_SECONDS", "Result", "Sampler"]
+__all__ = ["Result", "Sampler"]
 
 log = structlog.get_logger(__name__)
 

@@ -29,11 +29,9 @@ def upgrade() -> None:
     op.add_column("api_keys", sa.Column("running_limit", INTEGER, nullable=True))
     op.add_column("leases", sa.Column("ledger", Json(), nullable=True))
     op.create_index("ix_jobs_owner_key_waiting", "jobs", ["owner_id", "key_id", "state", "priority", "id"])
-    op.drop_index("ix_jobs_owner_waiting", "jobs")
 
 
 def downgrade() -> None:
-    op.create_index("ix_jobs_owner_waiting", "jobs", ["owner_id", "state", "priority", "id"])
     op.drop_index("ix_jobs_owner_key_waiting", "jobs")
     for table, name in (
         ("leases", "ledger"),

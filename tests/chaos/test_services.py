@@ -238,7 +238,7 @@ def hold_and_die(path: str) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA busy_timeout = 60000")
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute("UPDATE jobs SET state = 'failed', worker_id = NULL")
+    connection.execute("UPDATE jobs SET state = 'cancelled', worker_id = NULL, result_attempt = NULL")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -264,6 +264,11 @@ def test_g05_a_sqlite_locked_for_five_seconds_and_a_writer_killed_within_its_tra
     calm(fleet)
     assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     other.close()
+
+
+def because(fleet: Fleet, job: str) -> str:
+    """Why a job waits; "" while it does not."""
+    return told_of(fleet.rig.sessions, job).because if fleet.rig.job(job).state == "queued" else ""
 
 
 def jobs_of(farm: WebFarm) -> list[str]:
@@ -332,9 +337,7 @@ def test_g06_what_needs_a_store_that_is_away_is_not_begun_and_says_since_when(
     fleet.rig.wait_until(lambda: "store_away" in fleet.logs(), fleet.logs)
     (cold,) = fleet.submit(prompt="a fox <lora:ink:0.8>")
     (hot,) = fleet.submit()
-    fleet.rig.wait_until(
-        lambda: "store unreachable since" in told_of(fleet.rig.sessions, cold).because, fleet.logs, seconds=30
-    )
+    fleet.rig.wait_until(lambda: "store unreachable since" in because(fleet, cold), fleet.logs, seconds=30)
     # what is there already is rendered, and its picture held until the store takes it
     fleet.rig.wait_until(lambda: fleet.rig.job(hot).stage == "uploading", fleet.logs)
     assert (fleet.rig.job(cold).state, fleet.rig.job(cold).attempt) == ("queued", 0)
@@ -442,9 +445,7 @@ def test_g12_a_worker_without_room_takes_nothing_until_there_is_some(fleet: Flee
     fleet.rig.wait_until((small_disk / "cache" / "blobs").exists, fleet.logs)
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 20_000))
     (job,) = fleet.submit()
-    fleet.rig.wait_until(
-        lambda: "full: the disk of " in told_of(fleet.rig.sessions, job).because, fleet.logs, seconds=30
-    )
+    fleet.rig.wait_until(lambda: "full: the disk of " in because(fleet, job), fleet.logs, seconds=30)
     with fleet.rig.sessions() as session:
         (worker,) = views.worker_views(session)
     assert worker["state"] == "blocked"

@@ -18,7 +18,6 @@ from farm.db.engine import make_engine, make_sessions
 from farm.db.models import Attempt, Base, Batch, Job, Lease
 from farm.errors import FarmError
 from farm.jobs import attempts, control, leases, resuming
-from farm.jobs.attempts import Waiting
 from farm.jobs.states import TRANSITIONS
 from tests.support.jobs import EPOCH, LATER, NOW, OWNER, STRANGER, add_job, add_worker, seed
 from tests.support.jobs import new_image as image
@@ -398,18 +397,15 @@ def test_a_job_that_somebody_else_put_into_a_batch_is_not_of_it(world: World) ->
         assert not {job, failed} & {found for found, _ in world.of(changed)}
 
 
-def test_reasons_are_noted_for_the_waiting_job_alone_and_once(world: World) -> None:
+def test_a_first_estimate_is_noted_for_the_waiting_job_alone_and_once(world: World) -> None:
     job = world.jobs["batch_1", "queued"]
 
-    def note(job: str, reason: str, start: datetime) -> Callable[[Session], None]:
-        return lambda s: attempts.note_waiting(s, [Waiting(job_id=job, reason=reason, start=start)], NOW)
+    def note(job: str, start: datetime) -> Callable[[Session], None]:
+        return lambda s: attempts.note_first_estimates(s, {job: start}, NOW)
 
-    first = note(job, "behind 1 job", LATER)
-    assert {found for found, _ in world.of(world.do(first)[1])} == {job}
-    assert world.dump()["jobs", job]["wait_reason"] == "behind 1 job"
-    # the same words again leave the row alone, also its estimate
-    assert world.do(note(job, "behind 1 job", NOW))[1] == set()
-    assert world.do(note(world.jobs["batch_1", "running"], "no", NOW))[1] == set()
+    assert {found for found, _ in world.of(world.do(note(job, LATER))[1])} == {job}
+    assert world.do(note(job, NOW))[1] == set()
+    assert world.do(note(world.jobs["batch_1", "running"], NOW))[1] == set()
 
 
 # leases

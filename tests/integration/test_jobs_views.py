@@ -226,7 +226,7 @@ def test_nobody_sees_what_is_not_theirs(farm: Sessions) -> None:
         (lambda s: views.batch_view(s, OWNER, "batch_1"), 2),
         (lambda s: views.list_batches(s, OWNER), 2),
         (lambda s: views.list_images(s, OWNER), 1),
-        (views.worker_views, 4),
+        (views.worker_views, 5),
         (lambda s: views.queue_summary(s, OWNER), 5),
     ],
 )

@@ -54,7 +54,8 @@ def add(rig: Rig, priority: int, **spec: object) -> str:
 def test_bulk_work_gives_way_and_goes_on_bit_for_bit(rig: Rig, start: Start, scheduler: Scheduler) -> None:
     rig.add_adapter("ink", scale=3.0)
     halt = Halt()
-    worker = start(halt, worker_tags="A100, studio")
+    # a pass that is shared rounds otherwise
+    worker = start(halt, worker_tags="A100, studio", batch_limit=1)
     scheduler.round()
     halt.arm(at=6)
     bulk = [add(rig, 2, steps=16, seed=1)]

@@ -225,7 +225,7 @@ def test_an_urgent_job_goes_first_and_the_other_goes_on_after_it(rig: Rig, start
 
 def test_g09_a_drain_saves_what_does_not_fit(rig: Rig, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     # so nothing ever fits, and the time to drain is long enough to store a checkpoint on any machine
-    monkeypatch.setattr("farm.worker.sample.PUBLISH_SECONDS", 1000.0)
+    monkeypatch.setattr("farm.worker.ride.PUBLISH_SECONDS", 1000.0)
     halt = Halt()
     worker = start(halt, checkpoint_seconds=0)
     job_id = rig.add_job(steps=8)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 FOUND = [term for path in MODULES for term in terms(path, (ROOT / path).read_text())]
 #: functions that change a job or a lease, and how many terms guard each at least
 GUARDED = {
-    "assign": 6, "claim": 5, "heartbeat": 3, "hand_back": 3, "cancelled": 2, "unassign": 4, "lose": 6, "runs": 3,
+    "assign_all": 6, "claim": 5, "heartbeat": 3, "hand_back": 3, "cancelled": 2, "unassign": 4, "lose": 6, "runs": 3,
     "cancel": 5, "cancel_batch": 6, "retry": 3, "retry_failed": 4, "set_priority": 3, "take": 3, "renew": 3, "release": 3,
 }  # fmt: skip
 

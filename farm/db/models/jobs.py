@@ -39,6 +39,7 @@ class Job(Base):
         # the scheduler's window: what waits, in order
         Index("ix_jobs_waiting", "state", "priority", "id"),
         # the front of one user's queue, or of one of its keys that has a limit
+        Index("ix_jobs_owner_waiting", "owner_id", "state", "priority", "id"),
         Index("ix_jobs_owner_key_waiting", "owner_id", "key_id", "state", "priority", "id"),
         Index("ix_jobs_owner_list", "owner_id", "id"),
         Index("ix_jobs_owner_state", "owner_id", "state", "id"),
