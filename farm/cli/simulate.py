@@ -142,16 +142,20 @@ def _record(path: Path) -> None:
     say(f"{lines} lines in {path}. Next: farm simulate --trace {path}")
 
 
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
+
+
 def _print(title: str, found: dict[str, Figures]) -> None:
     say(title)
     rows = [
-        (name, f"{value.hit_rate:.1%}", f"{value.makespan_s:.0f} s", f"{value.wait_p50_s:.1f} s",
-         f"{value.wait_p95_s:.1f} s", f"{value.wait_p99_s:.1f} s", f"{value.jain:.3f}", size(value.bytes_fetched),
+        (name, f"{value.hit_rate:.1%}", f"{value.makespan_s:.0f} s", _seconds(value.wait_p50_s),
+         _seconds(value.wait_p95_s), _seconds(value.wait_p99_s), f"{value.jain:.3f}", size(value.bytes_fetched),
          f"{value.decisions_per_s:.0f}" if value.decisions_per_s else "")
         for name, value in found.items()
     ]  # fmt: skip
     table(
-        ("policy", "adapter hits", "makespan", "wait p50", "p95", "p99", "Jain", "fetched", "decisions/s"),
+        ("policy", "hits", "makespan", "wait p50", "p95", "p99", "Jain", "fetched", "choices/s"),
         rows,
         empty="No policy was asked for.",
     )
