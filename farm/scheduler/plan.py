@@ -153,8 +153,7 @@ class _Round:
                 self._held.append((item, hold))
                 continue
             self._opens.append(item)
-            self.turns.put(item)
-            self.turns.index(item)
+        self.turns.begin(self._opens)
 
     def _hold(self, key: GroupKey) -> Pause | Hindrance | str | None:
         if self._snapshot.pauses:

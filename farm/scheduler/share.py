@@ -9,7 +9,7 @@ who both wait are never further apart than one quantum and one job.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -99,16 +99,31 @@ class Turns:
         self._now = now
         self._floor = ledger.floor
         self.virtual = dict(ledger.virtual)
+        #: by class, the two users with the least virtual times of those who wait in it
+        self._least: dict[int, list[tuple[float, str]]] = {}
         #: class -> user -> (since, number, group), oldest first
         self._lines: list[dict[str, list[tuple[float, int, Open]]]] = [{} for _ in range(CLASSES)]
         self._order: list[list[tuple[float, str]]] = [[] for _ in range(CLASSES)]
         self.unindex()
+
+    def begin(self, items: Iterable[Open]) -> None:
+        """Line up all groups that may be given."""
+        items = list(items)
+        for priority, owner in sorted({(item.group.key.priority, item.group.key.owner_id) for item in items}):
+            least = [*self._least.get(priority, ()), (self._of(owner), owner)]
+            self._least[priority] = sorted(least)[:2]
+        for item in items:
+            self.put(item)
+            self.index(item)
 
     def put(self, item: Open) -> None:
         """Line a group up by its oldest job that is left."""
         key = item.group.key
         item.created = item.head.created_at.timestamp()
         lifts = min(key.priority, int(max(0.0, self._now - item.created) // AGEING_SECONDS))
+        if lifts and self._is_ahead(key.owner_id, key.priority):
+            # a long backlog is old throughout: age lifts it past nobody of its class who has had less
+            lifts = 0
         item.rank = key.priority - lifts
         # it stands behind those who were in that class before it was lifted there
         item.since = item.created + lifts * AGEING_SECONDS
@@ -198,6 +213,11 @@ class Turns:
             passed=passed,
             ahead=ahead,
         )
+
+    def _is_ahead(self, owner: str, priority: int) -> bool:
+        """Whether a user has had more than a quantum more than another one who waits in this class."""
+        others = (virtual for virtual, other in self._least[priority] if other != owner)
+        return self._of(owner) > min(others, default=float("inf")) + QUANTUM_SECONDS
 
     def _of(self, owner: str) -> float:
         return max(self.virtual.get(owner, 0.0), self._floor)

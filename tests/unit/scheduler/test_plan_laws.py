@@ -101,6 +101,26 @@ def test_bulk_work_that_has_aged_is_not_starved_by_new_urgent_work(stream: list[
     pytest.fail("never started")
 
 
+@given(st.integers(0, 3), st.integers(1, 6))
+def test_an_old_backlog_shares_with_another_users_new_jobs(hours: int, every: int) -> None:
+    """However old one's queue: who has had less of late, of the same class, does not wait until it is empty."""
+    backlog = [
+        replace(job(number, owner="a"), created_at=NOW - timedelta(hours=hours, seconds=200 - number))
+        for number in range(200)
+    ]
+    fresh = [job(1000 + number, owner="b") for number in range(40)]
+    order, ledger = [], Ledger()
+    for number in range(60):
+        waiting = backlog + fresh[: 1 + number // every]
+        made = decide([item for item in waiting if item.id not in order], [worker(1)], ledger=ledger)
+        ledger = made.ledger
+        order += [item.job_id for item in made.assignments]
+    given = [item for item in order if item in {other.id for other in fresh}]
+    # one is there from the start: it goes before `a` has had a quantum more, and so does each that follows
+    assert order.index(fresh[0].id) <= QUANTUM_SECONDS / 5.0 + 1
+    assert len(given) >= min(1 + 59 // every, 30) - QUANTUM_SECONDS / 5.0 - 1
+
+
 def test_a_cold_group_is_passed_over_a_bounded_number_of_times() -> None:
     """Clocks that stand still give no patience: the count of those who went before ends it."""
     cold = Need(model_key="n", model_bytes=1)
