@@ -32,8 +32,9 @@ from farm.queue.celery import make_app
 from farm.queue.messages import RenderMessage, send_render
 from farm.queue.redis import connect
 from farm.scheduler import loop
+from farm.scheduler.facts import Snapshot
 from farm.scheduler.group import Group, GroupKey, Head, front
-from farm.scheduler.plan import Snapshot, plan
+from farm.scheduler.plan import plan
 from farm.scheduler.simulate.made import make_trace
 from farm.scheduler.simulate.trace import Trace
 from farm.scheduler.simulate.world import SimFleet

@@ -8,9 +8,9 @@ from itertools import islice
 
 from farm.jobs.forecast import Forecast, Start
 from farm.jobs.guesses import Bar
+from farm.scheduler.facts import Outlook, Snapshot
 from farm.scheduler.group import Group
 from farm.scheduler.lanes import WorkerView
-from farm.scheduler.plan import Outlook, Snapshot
 from farm.scheduler.reasons import where, why_held
 
 #: workers whose rates stand for all

@@ -15,11 +15,12 @@ from sqlalchemy.orm import Session, sessionmaker
 from farm.clock import Clock
 from farm.db.models import Job, Worker
 from farm.jobs import attempts, forecast, guesses, losses, tallies, workers
+from farm.scheduler.facts import Outlook, Snapshot
 from farm.scheduler.foresight import foresight
 from farm.scheduler.known import Knowledge
 from farm.scheduler.leader import Leadership
 from farm.scheduler.outbox import Deliver, deliver_due
-from farm.scheduler.plan import Outlook, Snapshot, plan
+from farm.scheduler.plan import plan
 from farm.scheduler.preempt import preempt
 from farm.scheduler.room import as_assignment, make_room
 from farm.scheduler.share import Ledger

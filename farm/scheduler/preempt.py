@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
+from farm.scheduler.facts import Plan, Snapshot
 from farm.scheduler.group import Need
 from farm.scheduler.held import Held
 from farm.scheduler.lanes import Lane
 from farm.scheduler.pauses import Pause, paused_by
-from farm.scheduler.plan import Plan, Snapshot
 from farm.scheduler.quota import Quota
 from farm.scheduler.share import Ledger, charged
 

@@ -6,10 +6,10 @@ from farm.jobs.pauses import sentence
 from farm.jobs.pins import nobody
 from farm.jobs.rates import duration
 from farm.jobs.waiting import KEY_LIMITED, LIMITED, NOBODY, behind
+from farm.scheduler.facts import Outlook
 from farm.scheduler.group import Need
 from farm.scheduler.narrow import Hindrance
 from farm.scheduler.pauses import Pause
-from farm.scheduler.plan import Outlook
 
 __all__ = ["duration", "where", "why_held", "why_waiting"]
 

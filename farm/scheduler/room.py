@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from farm.jobs import attempts, resuming
-from farm.scheduler.plan import Assignment
+from farm.scheduler.facts import Assignment
 from farm.scheduler.preempt import Handover
 
 log = structlog.get_logger()

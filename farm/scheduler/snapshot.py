@@ -18,13 +18,13 @@ from farm.jobs.rates import Rates
 from farm.jobs.states import HELD, PRIORITIES, Stage, State
 from farm.models.stepwise import STEPWISE
 from farm.scheduler.batches import Rider, batch_of
+from farm.scheduler.facts import Snapshot
 from farm.scheduler.group import Need, WaitingJob, front, gather
 from farm.scheduler.held import Held
 from farm.scheduler.known import Knowledge, Known
 from farm.scheduler.lanes import WorkerView
 from farm.scheduler.narrow import Hindrance, elsewhere, without_fetching
 from farm.scheduler.pauses import Pause
-from farm.scheduler.plan import Snapshot
 from farm.scheduler.share import Ledger
 
 #: stages in which a job that runs has the device

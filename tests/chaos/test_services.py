@@ -30,6 +30,7 @@ from tests.support.databases import PostgresServer
 from tests.support.history import check_cache
 from tests.support.jobs import told_of
 from tests.support.proxy import Mode, Proxy
+from tests.support.stores import running_postgres
 from tests.support.web import WebFarm, fresh_farm, lora_file, web_app
 
 pytestmark = pytest.mark.timeout(600)
@@ -116,15 +117,8 @@ def test_g04_a_redis_that_swallows_everything_delays_jobs_only(fleet: Fleet, val
 
 @pytest.fixture
 def own_postgres() -> Iterator[PostgresServer]:
-    from farm.db.engine import migrate
-
-    server = PostgresServer()
-    server.start()
-    try:
-        server.make_template(migrate)
+    with running_postgres() as server:
         yield server
-    finally:
-        server.stop()
 
 
 class TestPostgres:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ from farm.db.engine import make_engine, make_sessions, migrate
 from tests.support.databases import PostgresServer
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """One server for the whole run, with a migrated template."""
+@contextmanager
+def running_postgres() -> Iterator[PostgresServer]:
+    """A server with a migrated template."""
     server = PostgresServer()
     server.start()
     try:
@@ -26,6 +27,13 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server for the whole run."""
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

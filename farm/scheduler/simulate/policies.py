@@ -7,8 +7,9 @@ import random
 from datetime import timedelta
 from typing import Protocol
 
+from farm.scheduler.facts import Snapshot
 from farm.scheduler.group import front
-from farm.scheduler.plan import Snapshot, plan
+from farm.scheduler.plan import plan
 from farm.scheduler.share import Ledger
 from farm.scheduler.simulate.trace import Ask
 from farm.scheduler.simulate.waiting import EPOCH, Waiting

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.scheduler.ahead import HORIZON_SECONDS, Replica, orders
+from farm.scheduler.facts import Plan, Snapshot
 from farm.scheduler.group import Need, WaitingJob, gather
 from farm.scheduler.lanes import WorkerView
-from farm.scheduler.plan import PATIENCE_SECONDS, Plan, Snapshot, plan
+from farm.scheduler.plan import PATIENCE_SECONDS, plan
 from farm.scheduler.score import DISPLACE_WEIGHT, FETCH_WEIGHT, Rates
 from farm.scheduler.share import Ledger
 

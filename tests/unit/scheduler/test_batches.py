@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.scheduler.batches import Batch, Boarding, Rider, batch_of
+from farm.scheduler.facts import Snapshot
 from farm.scheduler.group import WaitingJob, gather
 from farm.scheduler.lanes import WorkerView
-from farm.scheduler.plan import Snapshot, plan
+from farm.scheduler.plan import plan
 from farm.scheduler.share import Ledger
 from tests.unit.scheduler.test_plan_laws import NOW, PLAIN, job, worker
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from farm.scheduler.facts import Snapshot
 from farm.scheduler.group import Need, WaitingJob, gather
 from farm.scheduler.lanes import WorkerView
 from farm.scheduler.narrow import Hindrance, elsewhere, without_fetching
-from farm.scheduler.plan import Snapshot, plan
+from farm.scheduler.plan import plan
 from farm.scheduler.reasons import why_waiting
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.jobs.rates import Rates
+from farm.scheduler.facts import Assignment, Outlook, Snapshot
 from farm.scheduler.group import Need, WaitingJob, gather
 from farm.scheduler.lanes import WorkerView
-from farm.scheduler.plan import Assignment, Outlook, Snapshot, plan
+from farm.scheduler.plan import plan
 from farm.scheduler.reasons import why_waiting
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.jobs.rates import Rates
+from farm.scheduler.facts import Plan, Snapshot
 from farm.scheduler.group import Need, WaitingJob, gather
 from farm.scheduler.lanes import WorkerView
 from farm.scheduler.pauses import Pause
-from farm.scheduler.plan import Plan, Snapshot, plan
+from farm.scheduler.plan import plan
 from farm.scheduler.reasons import why_waiting
 from farm.scheduler.share import AGEING_SECONDS, QUANTUM_SECONDS, Ledger
 

@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from farm.jobs.rates import Rates
+from farm.scheduler.facts import Snapshot
 from farm.scheduler.group import Need, WaitingJob, gather
 from farm.scheduler.held import Held
 from farm.scheduler.lanes import WorkerView
 from farm.scheduler.pauses import Pause
-from farm.scheduler.plan import Snapshot, plan
+from farm.scheduler.plan import plan
 from farm.scheduler.preempt import (
     HANDOVER_SECONDS,
     OBEY_SECONDS,
