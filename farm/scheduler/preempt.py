@@ -86,7 +86,7 @@ class _Room(NamedTuple):
 def preempt(snapshot: Snapshot, made: Plan) -> Preempted:
     """What makes room after the round `made` of `snapshot`. No two handovers are of one worker or for one job.
 
-    >>> nothing = Plan(assignments=[], outlooks=[], ledger=Ledger(), looked=0)
+    >>> nothing = Plan(assignments=[], outlooks=[], prefetch={}, ledger=Ledger(), looked=0)
     >>> preempt(Snapshot(groups=(), workers=()), nothing).handovers
     ()
     """
